@@ -1,0 +1,240 @@
+"""Network families: the one description that theory and finite networks are both built from.
+
+Convention everywhere, with width n, input dimension d and L = depth + 1 weight matrices:
+
+    z_1 = √(σ_w²/d) W_1 x + σ_b b_1,    z_{l+1} = √(σ_w²/n) W_{l+1} φ(z_l) + σ_b b_{l+1},    f = z_L,
+
+every entry of W and b drawn from N(0, 1). The neural tangent kernel counts all W and b.
+"""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from theory.activations import (
+    ACTIVATIONS,
+    Activation,
+    PiecewiseLinear,
+    Polynomial,
+    activation,
+    hermite,
+    leaky_relu,
+    monomial,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "PARAMETRISATIONS",
+    "Activation",
+    "LayerScale",
+    "Parametrisation",
+    "PiecewiseLinear",
+    "Polynomial",
+    "activation",
+    "hermite",
+    "leaky_relu",
+    "monomial",
+    "parametrisation",
+]
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True, init=False)
+class MLP:
+    """A fully connected network with `depth` hidden layers and one activation.
+
+    The variances are leaves of the pytree, so that kernels can be vmapped and differentiated over them and
+    a sweep over variances compiles once; depth and activation are static.
+
+    Args:
+        depth: number of hidden layers, at least 1; 0 is the linear model and wants activation='linear'.
+        activation: a name or an `Activation`.
+        weight_variance: σ_w² ≥ 0.
+        bias_variance: σ_b² ≥ 0.
+
+    Raises:
+        ValueError: depth is no integer or too small, the activation is unknown, or a variance is negative
+            or not finite.
+    """
+
+    depth: int
+    activation: Activation
+    weight_variance: ArrayLike
+    bias_variance: ArrayLike
+
+    def __init__(
+        self,
+        depth: int,
+        activation: str | Activation = "relu",
+        weight_variance: ArrayLike = 2.0,
+        bias_variance: ArrayLike = 0.0,
+    ) -> None:
+        function = _find_activation(activation)
+        if isinstance(depth, bool) or not isinstance(depth, int | np.integer):
+            raise ValueError(f"depth must be an integer number of hidden layers, got {depth!r}")
+        if depth < 0 or (depth == 0 and function != ACTIVATIONS["linear"]):
+            raise ValueError(
+                f"depth must be at least 1 hidden layer, got {depth}; "
+                "for a linear model use depth=0 with activation='linear'"
+            )
+        _check_variance("weight_variance", weight_variance)
+        _check_variance("bias_variance", bias_variance)
+        object.__setattr__(self, "depth", int(depth))
+        object.__setattr__(self, "activation", function)
+        object.__setattr__(self, "weight_variance", weight_variance)
+        object.__setattr__(self, "bias_variance", bias_variance)
+
+    def tree_flatten_with_keys(self):
+        """Leaves with their names, and the static part."""
+        key = jax.tree_util.GetAttrKey
+        leaves = (
+            (key("weight_variance"), self.weight_variance),
+            (key("bias_variance"), self.bias_variance),
+        )
+        return leaves, (self.depth, self.activation)
+
+    @classmethod
+    def tree_unflatten(cls, static, leaves) -> "MLP":
+        """Rebuild without validation: JAX puts tracers, gradients and placeholders into the leaves."""
+        mlp = object.__new__(cls)
+        for name, value in zip(("depth", "activation"), static, strict=True):
+            object.__setattr__(mlp, name, value)
+        for name, value in zip(("weight_variance", "bias_variance"), leaves, strict=True):
+            object.__setattr__(mlp, name, value)
+        return mlp
+
+
+# Inside MLP.__init__ the argument `activation` hides the function of that name.
+_find_activation = activation
+
+
+def _check_variance(name: str, value: ArrayLike) -> None:
+    """Refuse negative or non-finite variances; tracers have no value to look at and pass."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    array = np.asarray(value)
+    if not np.issubdtype(array.dtype, np.number) and not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if not (np.isfinite(array).all() and (array >= 0).all()):
+        raise ValueError(f"{name} must be finite and at least 0, got {value!r}; it is a variance, not a scale")
+
+
+Role = Literal["input", "hidden", "output"]
+
+
+class LayerScale(NamedTuple):
+    """How one weight matrix (or bias vector) enters: effective weight = multiplier · parameter.
+
+    `multiplier`: constant factor; `init_std`: standard deviation of the parameter's entries at the start;
+    `learning_rate`: factor on the global learning rate of (stochastic) gradient descent.
+    """
+
+    multiplier: float
+    init_std: float
+    learning_rate: float
+
+
+class _Powers(NamedTuple):
+    """Exponents (of fan_in, of fan_out) of a layer's multiplier, initial scale and learning rate."""
+
+    multiplier: tuple[float, float]
+    init_std: tuple[float, float]
+    learning_rate: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parametrisation:
+    """An abc-parametrisation: the powers of the width in multiplier (a), initial scale (b), learning rate (c).
+
+    With width n: W = n^-a w, w ~ N(0, n^-2b), learning rate η n^-c (Yang & Hu 2021, Section 3 and Table 1;
+    the input dimension d is constant there and follows the convention 1/√d here):
+
+        name         input layer            hidden layers        output layer         learning rate
+        ntk          w √(σ_w²/d)            w √(σ_w²/n)          w √(σ_w²/n)          η
+        standard     w ~ σ_w²/d             w ~ σ_w²/n           w ~ σ_w²/n           η
+        mean-field   w √(σ_w²/d)            w √(σ_w²/n)          w σ_w/n              η n
+        mup          w √(n/d), w ~ σ_w²/n   w ~ σ_w²/n           w/√n, w ~ σ_w²/n     η
+
+    A missing "w ~" means unit variance, a missing factor means 1. Multiplying a layer's a by n^-θ, its b by
+    n^θ and its c by n^2θ changes nothing in the function learned: mean-field is mup shifted by θ = ½ (for
+    one hidden layer it is the parametrisation of Mei, Montanari & Nguyen 2018), exactly so at σ_w = 1.
+    Warning: in "standard" the largest stable learning rate falls as 1/n; η is not transferable there.
+
+    Args:
+        name: a key of `PARAMETRISATIONS`.
+        input, hidden, output: powers of fan_in and fan_out in each role.
+        scaled_parameters: whether σ_w and σ_b scale the parameters at the start (standard, mup) or the
+            multipliers (ntk, mean-field).
+    """
+
+    name: str
+    input: _Powers
+    hidden: _Powers
+    output: _Powers
+    scaled_parameters: bool
+
+    def layer(self, role: Role, fan_in: int, fan_out: int, weight_variance: float = 1.0) -> LayerScale:
+        """Scales of a weight matrix (fan_out, fan_in) in that role."""
+        powers = {"input": self.input, "hidden": self.hidden, "output": self.output}
+        if role not in powers:
+            raise ValueError(f"role must be 'input', 'hidden' or 'output', got {role!r}")
+        multiplier, init_std, learning_rate = (
+            float(fan_in) ** power_in * float(fan_out) ** power_out for power_in, power_out in powers[role]
+        )
+        return self._with_variance(multiplier, init_std, learning_rate, weight_variance)
+
+    def bias(self, role: Role, fan_out: int, bias_variance: float = 1.0) -> LayerScale:
+        """Scales of a bias vector (fan_out,): an input layer with fan_in 1, but for the output's bias.
+
+        The output has no width, so its bias is never rescaled.
+        """
+        if role == "output" or self.name in ("ntk", "standard"):
+            return self._with_variance(1.0, 1.0, 1.0, bias_variance)
+        return self.layer("input", 1, fan_out, bias_variance)
+
+    def _with_variance(self, multiplier: float, init_std: float, rate: float, variance: float) -> LayerScale:
+        scale = float(variance) ** 0.5
+        if self.scaled_parameters:
+            return LayerScale(multiplier, init_std * scale, rate)
+        return LayerScale(multiplier * scale, init_std, rate)
+
+
+_NTK = _Powers((-0.5, 0.0), (0.0, 0.0), (0.0, 0.0))
+_STANDARD = _Powers((0.0, 0.0), (-0.5, 0.0), (0.0, 0.0))
+
+PARAMETRISATIONS = {
+    "ntk": Parametrisation("ntk", _NTK, _NTK, _NTK, scaled_parameters=False),
+    "standard": Parametrisation("standard", _STANDARD, _STANDARD, _STANDARD, scaled_parameters=True),
+    "mean-field": Parametrisation(
+        "mean-field",
+        input=_Powers((-0.5, 0.0), (0.0, 0.0), (0.0, 1.0)),
+        hidden=_Powers((-0.5, 0.0), (0.0, 0.0), (1.0, 0.0)),
+        output=_Powers((-1.0, 0.0), (0.0, 0.0), (1.0, 0.0)),
+        scaled_parameters=False,
+    ),
+    "mup": Parametrisation(
+        "mup",
+        input=_Powers((-0.5, 0.5), (0.0, -0.5), (0.0, 0.0)),
+        hidden=_Powers((0.0, 0.0), (-0.5, 0.0), (0.0, 0.0)),
+        output=_Powers((-0.5, 0.0), (-0.5, 0.0), (0.0, 0.0)),
+        scaled_parameters=True,
+    ),
+}
+
+
+def parametrisation(name_or_object: str | Parametrisation) -> Parametrisation:
+    """The parametrisation of that name, or the object itself.
+
+    Raises:
+        ValueError: there is no such name.
+    """
+    if isinstance(name_or_object, Parametrisation):
+        return name_or_object
+    if name_or_object not in PARAMETRISATIONS:
+        raise ValueError(f"unknown parametrisation {name_or_object!r}; there are {', '.join(PARAMETRISATIONS)}")
+    return PARAMETRISATIONS[name_or_object]

@@ -1,0 +1,80 @@
+"""The determinant ab − c² and the angle of two Gaussian variables, to full accuracy when they almost agree.
+
+At correlation ρ = 1 − ε the determinant is about 2ε ab: computed as it stands it keeps no digit once ε is
+near the rounding error, and arccos(ρ) fails alike. Here the products are exact before they are subtracted.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# Masks that keep the upper half of the significand, so that a product of two halves is exact.
+_UPPER_HALF = {
+    "float64": (jnp.uint64, 0xFFFF_FFFF_F800_0000),
+    "float32": (jnp.uint32, 0xFFFF_F000),
+}
+
+
+def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """√x for x > 0, and 0 with derivative 0 elsewhere."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
+def _split(x: Array) -> tuple[Array, Array]:
+    """x = high + low, each of half the digits.
+
+    Bits are masked because the usual splitting by a large factor breaks when the compiler fuses
+    multiplications and additions.
+    """
+    integer, mask = _UPPER_HALF[x.dtype.name]
+    bits = jax.lax.bitcast_convert_type(x, integer)
+    high = jax.lax.bitcast_convert_type(bits & jnp.asarray(mask, integer), x.dtype)
+    return high, x - high
+
+
+@jax.custom_jvp
+def determinant(
+    a: Float[Array, "*shape"], b: Float[Array, "*shape"], c: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """max(ab − c², 0), with a relative error of 1e-12 still at ρ = 1 − 1e-12 in double precision."""
+    if a.dtype.name not in _UPPER_HALF:
+        return jnp.maximum(a * b - c * c, 0.0)
+    (a1, a2), (b1, b2), (c1, c2) = _split(a), _split(b), _split(c)
+    # Each bracket holds exact products of one order of magnitude: the cancellation loses nothing.
+    leading = a1 * b1 - c1 * c1
+    middle = (a1 * b2 - c1 * c2) + (a2 * b1 - c1 * c2)
+    return jnp.maximum(leading + (middle + (a2 * b2 - c2 * c2)), 0.0)
+
+
+@determinant.defjvp
+def _determinant_jvp(primals, tangents):
+    a, b, c = primals
+    da, db, dc = tangents
+    return determinant(a, b, c), b * da + a * db - 2.0 * c * dc
+
+
+@jax.custom_jvp
+def angle(a: Float[Array, "*shape"], b: Float[Array, "*shape"], c: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """θ = arccos ρ in [0, π], as atan2(√(ab − c²), c); 0 when a variance is 0.
+
+    At ρ = ±1, where dθ/dρ is infinite, the derivative is set to 0: along a diagonal ρ does not move.
+    """
+    return jnp.arctan2(jnp.sqrt(determinant(a, b, c)), c)
+
+
+@angle.defjvp
+def _angle_jvp(primals, tangents):
+    a, b, c = primals
+    da, db, dc = tangents
+    q = determinant(a, b, c)
+    apart = q > 0
+    inverse = jnp.where(apart, 1.0 / jnp.sqrt(jnp.where(apart, q, 1.0)), 0.0)
+    relative = da * safe_inverse(a) + db * safe_inverse(b)
+    return angle(a, b, c), (0.5 * c * relative - dc) * inverse
+
+
+def safe_inverse(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """1/x for x > 0 and 0 elsewhere, with finite derivatives."""
+    positive = x > 0
+    return jnp.where(positive, 1.0 / jnp.where(positive, x, 1.0), 0.0)
