@@ -25,6 +25,7 @@ from theory.activations import (
     leaky_relu,
     monomial,
 )
+from theory.arrays import is_traced
 
 __all__ = [
     "ACTIVATIONS",
@@ -115,7 +116,7 @@ _find_activation = activation
 
 def _check_variance(name: str, value: ArrayLike) -> None:
     """Refuse negative or non-finite variances; tracers have no value to look at and pass."""
-    if isinstance(value, jax.core.Tracer):
+    if is_traced(value):
         return
     array = np.asarray(value)
     if not np.issubdtype(array.dtype, np.number) and not jnp.issubdtype(array.dtype, jnp.floating):

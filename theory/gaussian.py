@@ -15,27 +15,19 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from theory import quadrature
 from theory.activations import Activation
 from theory.activations import activation as find_activation
+from theory.arrays import ArrayLike, as_float
 from theory.determinant import determinant
 from theory.duals import closed_form
 
 
-def as_float(value: ArrayLike) -> Float[Array, "..."]:
-    """The value as a floating-point array: its own dtype, or the default one for integers and lists."""
-    array = jnp.asarray(value)
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.result_type(float))
-
-
 def _broadcast(*values: ArrayLike) -> list[Array]:
-    arrays = [jnp.asarray(value) for value in values]
-    dtype = jnp.result_type(*values)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        dtype = jnp.result_type(float)
+    arrays = [as_float(value) for value in values]
+    dtype = jnp.result_type(*arrays)
     return jnp.broadcast_arrays(*(array.astype(dtype) for array in arrays))
 
 

@@ -1,0 +1,173 @@
+"""What an infinitely wide network predicts after training by gradient descent on the squared loss.
+
+With the loss ½ Σ (f − y)² over the training set, all parameters trained from an NTK initialisation:
+df/dt = −Θ (f − y), so that f_t(x*) = f_0(x*) + A_t (y − f_0(X)) with A_t = Θ* Θ⁻¹ (I − e^(−Θt)).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from theory.architecture import MLP
+from theory.arrays import ArrayLike, as_float, check_finite, is_traced, row_pair
+from theory.kernels.infinite import nngp, ntk
+
+
+class Prediction(NamedTuple):
+    """Law of the trained outputs over initialisations: Gaussian, independent and alike for each output.
+
+    `mean`: (*times, m) or (*times, m, k), like the targets. `covariance`: (*times, m, m).
+    """
+
+    mean: Float[Array, "..."]
+    covariance: Float[Array, "..."]
+
+
+def predict(
+    architecture: MLP,
+    x_train: ArrayLike,
+    y_train: ArrayLike,
+    x_test: ArrayLike,
+    *,
+    time: ArrayLike,
+    learning_rate: float | None = None,
+) -> Prediction:
+    """Mean A_t y and covariance K** + A_t K A_tᵀ − A_t K* − (A_t K*)ᵀ of the trained outputs.
+
+    K is the NNGP kernel, A_t the `response`. At t = 0 it is the law at initialisation, at t = ∞ that of
+    networks trained to the end; it is not the NNGP posterior, where A = K* K⁻¹.
+
+    Args:
+        architecture: depth, activation and variances.
+        x_train: inputs (n, d).
+        y_train: targets (n,) or (n, k).
+        x_test: inputs (m, d); the training inputs themselves are allowed.
+        time: t ≥ 0, a number or an array, `jnp.inf` included; the number of steps where `learning_rate` is
+            given.
+        learning_rate: η of full-batch gradient descent f ← f − ηΘ(f − y); by default gradient flow.
+
+    Returns:
+        The mean with the shape of `time` before that of the test targets, and the covariance.
+
+    Raises:
+        ValueError: shapes do not match, an entry is not finite, a time is negative or NaN, a number of steps
+            is no integer, or the steps diverge towards t = ∞.
+
+    Source: Lee et al. 2019, Section 2.2, eqs. (13)–(15), with the sum in place of their mean in the loss.
+    """
+    train, test = row_pair(x_train, x_test, ("x_train", "x_test"))
+    y = as_float(y_train)
+    if y.ndim not in (1, 2) or y.shape[0] != train.shape[0]:
+        raise ValueError(f"y_train must have shape ({train.shape[0]},) or ({train.shape[0]}, k), got {y.shape}")
+    check_finite("y_train", y)
+    a = response(architecture, train, test, time=time, learning_rate=learning_rate)
+    kernels = nngp(architecture, train), nngp(architecture, test, train), nngp(architecture, test)
+    return _law(a, y.astype(a.dtype), *kernels)
+
+
+def response(
+    architecture: MLP,
+    x_train: ArrayLike,
+    x_test: ArrayLike,
+    *,
+    time: ArrayLike,
+    learning_rate: float | None = None,
+) -> Float[Array, "*times m n"]:
+    """The linear map A_t in f_t(x*) = f_0(x*) + A_t (y − f_0(X)): A_t = Θ* Θ⁻¹ (I − e^(−Θt)).
+
+    With `learning_rate` η, t counts the steps of gradient descent and (I − ηΘ)^t replaces e^(−Θt).
+
+    Where Θ is singular (equal inputs, or more of them than features in a linear model), f never moves along
+    its null space: directions with an eigenvalue below n·ε·λ_max, ε the rounding error of the dtype, are
+    left out, at t = ∞ as at any t. Give float64 where Θ is ill-conditioned.
+
+    Args and Raises: those of `predict`, without the targets.
+
+    Returns:
+        A_t (*times, m, n), for `time` of shape (*times).
+    """
+    train, test = row_pair(x_train, x_test, ("x_train", "x_test"))
+    times = _checked_times(time, learning_rate).astype(train.dtype)
+    eigenvalues, vectors = _eigendecomposition(ntk(architecture, train))
+    if learning_rate is not None and not is_traced(eigenvalues) and not is_traced(times):
+        fastest = learning_rate * float(eigenvalues[-1])
+        if fastest >= 2.0 and bool(jnp.isinf(times).any()):
+            raise ValueError(
+                f"learning_rate {learning_rate} diverges, so that time=inf has no limit; "
+                f"give less than 2/λ_max = {2.0 / float(eigenvalues[-1]):.4g}"
+            )
+    return _response(ntk(architecture, test, train), eigenvalues, vectors, times, learning_rate)
+
+
+def _checked_times(time: ArrayLike, learning_rate: float | None) -> Float[Array, "*times"]:
+    times = as_float(time)
+    if learning_rate is not None and not (is_traced(learning_rate) or 0.0 < learning_rate < np.inf):
+        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
+    if is_traced(times):
+        return times
+    numbers = np.asarray(times)
+    if np.isnan(numbers).any() or (numbers < 0).any():
+        raise ValueError(f"time must be at least 0 and not NaN, got {time!r}")
+    if learning_rate is not None and (np.isfinite(numbers) & (numbers != np.round(numbers))).any():
+        raise ValueError(f"time counts steps where learning_rate is given and must be whole, got {time!r}")
+    return times
+
+
+@jax.jit
+def _eigendecomposition(theta: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    eigenvalues, vectors = jnp.linalg.eigh(theta)
+    return eigenvalues, vectors
+
+
+@jax.jit
+def _response(
+    theta_star: Float[Array, "m n"],
+    eigenvalues: Float[Array, " n"],
+    vectors: Float[Array, "n n"],
+    times: Float[Array, "*times"],
+    learning_rate: ArrayLike | None,
+) -> Float[Array, "*times m n"]:
+    """Σ_i (Θ* v_i) [1 − decay_i(t)]/λ_i v_iᵀ."""
+    floor = len(eigenvalues) * jnp.finfo(eigenvalues.dtype).eps * eigenvalues[-1]
+    moving = eigenvalues > floor
+    rates = jnp.where(moving, eigenvalues, 1.0)
+    t = times[..., None]
+    learned = -jnp.expm1(-rates * t) if learning_rate is None else _learned_in_steps(learning_rate * rates, t)
+    gains = jnp.where(moving, learned / rates, 0.0)
+    projected = _product(theta_star, vectors)
+    return _product(projected * gains[..., None, :], vectors.T)
+
+
+def _learned_in_steps(step: Float[Array, " n"], t: Float[Array, "*times 1"]) -> Float[Array, "*times n"]:
+    """1 − (1 − s)^t, without cancellation for small s, for any sign of 1 − s."""
+    # Past s = 1 the residual flips its sign at each step.
+    flips = (step > 1) & (jnp.mod(jnp.where(jnp.isinf(t), 0.0, t), 2) == 1)
+    logarithm = jnp.where(step < 1, jnp.log1p(-jnp.minimum(step, 0.5)), 0.0)
+    logarithm = jnp.where(step > 0.5, jnp.log(jnp.abs(1.0 - step)), logarithm)
+    # At t = 0 nothing is learned, s = 1 included, whose logarithm is −∞.
+    exponent = jnp.where(t == 0, 0.0, t * logarithm)
+    return jnp.where(flips, 1.0 + jnp.exp(exponent), -jnp.expm1(exponent))
+
+
+@jax.jit
+def _law(
+    a: Float[Array, "*times m n"],
+    y: Float[Array, "n *k"],
+    k_train: Float[Array, "n n"],
+    k_star: Float[Array, "m n"],
+    k_test: Float[Array, "m m"],
+) -> Prediction:
+    mean = _product(a, y if y.ndim == 2 else y[:, None])
+    mixed = _product(a, k_star.T)
+    covariance = k_test + _product(_product(a, k_train), jnp.swapaxes(a, -1, -2))
+    covariance = covariance - mixed - jnp.swapaxes(mixed, -1, -2)
+    # The product A K Aᵀ is symmetric up to rounding only.
+    covariance = 0.5 * (covariance + jnp.swapaxes(covariance, -1, -2))
+    return Prediction(mean if y.ndim == 2 else mean[..., 0], covariance)
+
+
+def _product(left: Array, right: Array) -> Array:
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
