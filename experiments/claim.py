@@ -70,6 +70,9 @@ class Rival:
     def __post_init__(self) -> None:
         if not (self.predict or self.measure or self.judge):
             raise ValueError(f"rival '{self.name}' replaces nothing: give it predict, measure or judge")
+        if self.measure is not None and "<" in getattr(self.measure, "__qualname__", "<"):
+            # Its name is how the code behind it is found, for the cells' keys.
+            raise ValueError(f"measure of rival '{self.name}' must be a function at the top level of the claim's file")
 
 
 def _no_datasets(config: Any) -> tuple[str, ...]:

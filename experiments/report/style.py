@@ -15,7 +15,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH, HEIGHT = 5.5, 3.0
 
 
-def settings() -> dict[str, Any]:
+def settings() -> dict[Any, Any]:
     """matplotlib's settings for every figure."""
     from tueplots import axes, fontsizes
 
@@ -47,6 +47,6 @@ def new_figure() -> Figure:
 
 
 def _cycle() -> Any:
-    from matplotlib import cycler
+    from cycler import cycler
 
     return cycler(color=list(COLOURS))

@@ -70,7 +70,7 @@ def _clearance(c: Comparison, status: Status, count: int) -> float:
     if status is Status.REFUTED:
         # The interval that Holm's first step looks at is wider than the one shown.
         widening = stats.norm.isf(ALPHA / (2 * count)) - stats.norm.isf(ALPHA / 2) if count > 1 else 0.0
-        return c.in_standard_errors(max(c.region_low - c.high, c.low - c.region_high)) - widening
+        return float(c.in_standard_errors(max(c.region_low - c.high, c.low - c.region_high)) - widening)
     to_support = c.in_standard_errors(min(c.low - c.region_low, c.region_high - c.high))
     if status is Status.SUPPORTED or to_support >= 0:
         return to_support

@@ -39,7 +39,14 @@ def equivalence(
     deviation = np.asarray(estimate, dtype=np.float64) - np.asarray(prediction, dtype=np.float64)
     error = _error(standard_error)
     return _compare(
-        label, deviation, student(deviation, error, -margin, margin, dof), -margin, margin, error, sample_size
+        label,
+        prediction,
+        deviation,
+        student(deviation, error, -margin, margin, dof),
+        -margin,
+        margin,
+        error,
+        sample_size,
     )
 
 
@@ -48,7 +55,9 @@ def identity(label: Label, value: ArrayLike, exact: ArrayLike, *, tolerance: Arr
     tolerance = _positive("tolerance", tolerance)
     value, exact = np.asarray(value, dtype=np.float64), np.asarray(exact, dtype=np.float64)
     deviation = (value - exact) / np.where(exact == 0, 1.0, np.abs(exact))
-    return _compare(label, deviation, student(deviation, 0.0, -tolerance, tolerance), -tolerance, tolerance, 0.0, 0)
+    return _compare(
+        label, 0.0, deviation, student(deviation, 0.0, -tolerance, tolerance), -tolerance, tolerance, 0.0, 0
+    )
 
 
 def ordering(
@@ -64,7 +73,7 @@ def ordering(
     difference, margin = np.asarray(difference, dtype=np.float64), np.asarray(margin, dtype=np.float64)
     error = _error(standard_error)
     return _compare(
-        label, difference, student(difference, error, margin, np.inf, dof), margin, np.inf, error, sample_size
+        label, 0.0, difference, student(difference, error, margin, np.inf, dof), margin, np.inf, error, sample_size
     )
 
 
@@ -96,7 +105,7 @@ def exact_rate(label: Label, rate: ArrayLike, *, delta: ArrayLike) -> list[Compa
     rate, delta = np.asarray(rate, dtype=np.float64), np.asarray(delta, dtype=np.float64)
     # A sum of at most millions of positive terms is good to 1e-12 relative.
     margin = 1e-12 * delta
-    return _compare(label, rate - delta, student(rate - delta, 0.0, -np.inf, margin), -np.inf, margin, 0.0, 0)
+    return _compare(label, delta, rate - delta, student(rate - delta, 0.0, -np.inf, margin), -np.inf, margin, 0.0, 0)
 
 
 def distribution(
@@ -119,7 +128,7 @@ def distribution(
     distance = np.maximum(np.max(steps[1:] - expected), np.max(expected - steps[:-1]))
     interval = dkw(distance, n, margin_)
     # The empirical process has a standard deviation of at most ½ a root-n at any one point.
-    return _compare(label, distance, interval, -np.inf, margin_, 0.5 / np.sqrt(n), n)
+    return _compare(label, 0.0, distance, interval, -np.inf, margin_, 0.5 / np.sqrt(n), n)
 
 
 def _binomial(
@@ -129,14 +138,15 @@ def _binomial(
         raise ValueError("counts must satisfy 0 ≤ count ≤ trials with trials ≥ 1")
     interval = clopper_pearson(k, n, region_low, region_high)
     shifted = Interval(interval.low - centre, interval.high - centre, interval.p_value)
-    # The spread at the edge of the region, which decides, and which is never 0 as that of an empty count is.
-    edge = np.clip(np.asarray(region_high), 1e-300, 1 - 1e-16)
-    error = np.sqrt(edge * (1 - edge) / n)
-    return _compare(label, k / n - centre, shifted, region_low - centre, region_high - centre, error, n)
+    # An empty count has no spread of its own: take that of the rate one up (Laplace), or at the edge, which decides.
+    laplace, edge = (k + 1) / (n + 2), np.clip(np.asarray(region_high), 0.0, 1.0)
+    error = np.sqrt(np.maximum(laplace * (1 - laplace), edge * (1 - edge)) / n)
+    return _compare(label, centre, k / n - centre, shifted, region_low - centre, region_high - centre, error, n)
 
 
 def _compare(
     label: Label,
+    prediction: ArrayLike,
     effect: ArrayLike,
     interval: Interval,
     region_low: ArrayLike,
@@ -145,7 +155,7 @@ def _compare(
     sample_size: ArrayLike,
 ) -> list[Comparison]:
     columns = np.broadcast_arrays(
-        effect, *interval[:2], region_low, region_high, standard_error, interval.p_value, sample_size
+        prediction, effect, *interval[:2], region_low, region_high, standard_error, interval.p_value, sample_size
     )
     rows = list(zip(*(np.ravel(c) for c in columns), strict=True))
     if isinstance(label, str):
@@ -159,6 +169,7 @@ def _compare(
     return [
         Comparison(
             label=name,
+            prediction=float(prediction_),
             effect=float(effect_),
             low=float(low),
             high=float(high),
@@ -168,7 +179,7 @@ def _compare(
             p_value=float(p_value),
             sample_size=int(size),
         )
-        for name, (effect_, low, high, region_low_, region_high_, error, p_value, size) in zip(
+        for name, (prediction_, effect_, low, high, region_low_, region_high_, error, p_value, size) in zip(
             labels, rows, strict=True
         )
     ]

@@ -25,6 +25,7 @@ class Comparison:
 
     Attributes:
         label: what is compared.
+        prediction: what the deviation is counted from; prediction + effect is the measured value.
         effect: the estimated deviation.
         low, high: its confidence interval, at `intervals.CONFIDENCE`.
         region_low, region_high: where a deviation still counts as agreement: (−m, m) for an equivalence with
@@ -35,6 +36,7 @@ class Comparison:
     """
 
     label: str
+    prediction: float
     effect: float
     low: float
     high: float
