@@ -1,0 +1,93 @@
+"""How a training is cut into compiled calls: members in groups and batches, steps in stretches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+# Bytes of parameters that one call may hold; gradients, optimiser variables and copies come on top, some four times.
+MEMORY = 2**30
+# Parameters in one vmapped batch on a CPU. Past this the batch's products leave the cache and gain nothing from being
+# done together; `experiments/benchmarks/training.py` shows it. An accelerator takes a whole group at once.
+BATCH_PARAMETERS = 2**15
+# A speed that every machine reaches, to choose the first stretch before anything is measured.
+SLOW_FLOPS, OVERHEAD_SECONDS = 2e9, 5e-5
+# A stretch grows at most so much over the one before: a short call may have been lucky.
+GROWTH = 16.0
+
+
+class Plan(NamedTuple):
+    """Members in one compiled call, members vmapped together in it, and a pessimistic guess of seconds a step."""
+
+    group: int
+    batch: int
+    step_seconds: float
+
+
+def plan(parameters: int, itemsize: int, examples: int, members: int, call_seconds: float) -> Plan:
+    """Cut the members into groups that fit in memory and whose single step fits in one call.
+
+    Args:
+        parameters: of one member; `itemsize`: bytes of each.
+        examples: in one step.
+        members: how many in all.
+        call_seconds: what a call aims at.
+    """
+    # Forward and backward pass together take three products with every weight matrix, two flops an entry.
+    step_seconds = 6.0 * parameters * examples / SLOW_FLOPS + OVERHEAD_SECONDS
+    limit = min(members, int(MEMORY / (parameters * itemsize)), int(call_seconds / step_seconds))
+    group = _even(members, max(limit, 1))
+    batch = group if jax.default_backend() != "cpu" else _even(group, max(BATCH_PARAMETERS // parameters, 1))
+    return Plan(group, batch, step_seconds * group)
+
+
+def _even(total: int, limit: int) -> int:
+    """A part size of at most `limit`, the largest that divides the total unless that halves it.
+
+    A remainder would be a second shape to compile.
+    """
+    limit = min(limit, total)
+    divisor = max(size for size in range(1, limit + 1) if total % size == 0)
+    return divisor if 2 * divisor > limit else limit
+
+
+def drive(
+    call: Callable[[Any, int, Any, Any], Any],
+    carry: Any,
+    schedule: np.ndarray,
+    start: Any,
+    first: Callable[[Any], float],
+    call_seconds: float,
+    after: Callable[[Any, float], None],
+) -> Any:
+    """Run `call` over stretches of the clock until the last record.
+
+    Args:
+        call: (carry, slot, clock, stop) → carry: trains from `clock` to `stop`, and fills the records from number
+            `slot` on.
+        carry: what the calls hand on.
+        schedule: steps or times of the records; `start`: where the clock stands.
+        first: carry → length of the first stretch, asked after a call that took no step.
+        call_seconds: what a call aims at.
+        after: called with the carry and the fraction done.
+    """
+    clock = schedule.dtype.type(start)
+    end = schedule[-1]
+    # The first call only compiles (and records the start), so that the next ones are timed without that.
+    stop, stretch = clock, 0.0
+    slot = 0
+    while slot < len(schedule):
+        began = time.perf_counter()
+        carry = jax.block_until_ready(call(carry, slot, clock, stop))
+        seconds = time.perf_counter() - began
+        slot = int(np.searchsorted(schedule, stop, side="right"))
+        after(carry, 1.0 if end == start else float((stop - start) / (end - start)))
+        stretch = stretch * min(call_seconds / seconds, GROWTH) if stretch else first(carry)
+        if np.issubdtype(schedule.dtype, np.integer):
+            stretch = max(stretch, 1.0)
+        clock, stop = stop, schedule.dtype.type(min(stop + stretch, end))
+    return carry
