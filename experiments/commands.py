@@ -116,7 +116,9 @@ def verify(
     else:
         _console().print(ledger_table(list(summary(entries_of_run).values())))
         for problem in (e for e in entries_of_run if not e["as_expected"]):
-            rivals = [f"rival {n} is {r['status']}" for n, r in problem["rivals"].items()]
+            rivals = [
+                f"rival {n} is {r['status']}" for n, r in problem["rivals"].items() if r["status"] != r["expected"]
+            ]
             detail = problem["reason"] or "; ".join(rivals)
             _console().print(f"{problem['claim']} seed {problem['seed']}: {problem['status']}. {detail}", markup=False)
     return 0 if all(e["as_expected"] for e in entries_of_run) else 1

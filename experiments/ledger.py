@@ -76,7 +76,7 @@ def entry(record: Mapping[str, Any]) -> dict[str, Any]:
         "margin_source": verdict.margin_source,
         "reason": verdict.reason,
         "rivals": {
-            name: {"status": rival["status"], "clearance": rival["clearance"]}
+            name: {"status": rival["status"], "expected": rival["expected"], "clearance": rival["clearance"]}
             for name, rival in record["rivals"].items()
         },
         "code": record["code"],

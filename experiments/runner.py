@@ -156,6 +156,14 @@ def _plan_cells(job: Job, claim: Claim, store: Store, fresh: bool, observer: Obs
     job.kept = {key: halves[key[:32]] for key in wanted if key[:32] in halves}
 
 
+def _checksums(names: Sequence[str]) -> dict[str, str]:
+    if not names:
+        return {}
+    from experiments.data import checksum
+
+    return {name: checksum(name) for name in names}
+
+
 def _measure(jobs: Sequence[Job], store: Store, pool: Pool, observer: Observer, finish: Callable[[int], None]) -> None:
     # Seeds are the inner loop: what one seed compiled, the next uses.
     order = {id(job.entry): i for i, job in enumerate(jobs[::-1])}

@@ -37,10 +37,10 @@ def ledger_table(lines: Sequence[Mapping[str, Any]]) -> Table:
     """One row a claim; with several seeds, of the one with the smallest clearance."""
     table = Table(
         "claim", "kind", "verdict", "as expected", "decisive comparison", "deviation", "99 % interval", "margin",
-        "n", "clearance", "rivals lost", "seeds", box=None, pad_edge=False,
+        "n", "clearance", "rivals", "seeds", box=None, pad_edge=False,
     )  # fmt: skip
     for line in lines:
-        lost = sum(r["status"] != line["expected"] for r in line["rivals"].values())
+        lost = sum(r["status"] == r["expected"] for r in line["rivals"].values())
         table.add_row(
             escape(line["claim"]),
             line["kind"],
