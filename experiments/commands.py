@@ -15,6 +15,7 @@ from experiments.ledger import read_ledger, records, summary
 from experiments.registry import Entry, load, registry
 from experiments.report.tables import GLYPHS, claims_table, clearance_text, ledger_table
 from experiments.store import AlteredError, Store, write_atomically
+from experiments.stored import stored_config
 
 PUBLISHED = Path("paper/results")
 
@@ -156,22 +157,6 @@ def figure(claim_id: str, source: Path, tier: str | None, seed: int | None, to: 
     return 0
 
 
-def stored_config(current: object, fields: dict[str, Any]) -> Any:
-    """The configuration that evidence was measured with; lists from JSON become tuples again.
-
-    Raises:
-        UsageError: its fields are no longer those of the claim's `Config`.
-    """
-
-    def tuples(value: Any) -> Any:
-        return tuple(tuples(v) for v in value) if isinstance(value, list) else value
-
-    try:
-        return type(current)(**{name: tuples(value) for name, value in fields.items()})
-    except TypeError as error:
-        raise UsageError(f"the evidence was measured with other settings ({error}): verify the claim again") from None
-
-
 def _registry_entries(patterns: Sequence[str]) -> list[Entry]:
     known = registry()
     for problem in known.problems:
@@ -186,7 +171,11 @@ def _console() -> Console:
 
 
 def _brief(entry: dict[str, Any] | None) -> dict[str, Any] | None:
-    return entry and {name: entry[name] for name in ("status", "tier", "seed", "as_expected", "clearance")}
+    return (
+        None
+        if entry is None
+        else {name: entry[name] for name in ("status", "tier", "seed", "as_expected", "clearance")}
+    )
 
 
 def _last(claim_id: str, out: Path) -> dict[str, Any] | None:
