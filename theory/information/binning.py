@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from theory.arrays import ArrayLike
 from theory.information.estimate import Estimate
@@ -86,11 +86,39 @@ def entropy(
         raise ValueError(f"correction must be 'none' or 'miller-madow', got '{correction}'")
     if enumerated and correction != "none":
         raise ValueError("an enumerated entropy has no bias: use correction='none', or enumerated=False for a sample")
-    surprise, distinct = _surprise(np.sort(codes, axis=-1))
-    value = surprise.mean(axis=-1)
+    n = codes.shape[-1]
+    counts, _, rows = _runs(np.sort(codes, axis=-1))
+    value, error = _mean(np.log(n / counts), counts / n, rows, n, enumerated)
     if correction == "miller-madow":
-        value = value + (distinct - 1) / (2 * codes.shape[-1])
-    return Estimate(np.asarray(value), _standard_error(surprise, enumerated), "entropy of a discrete variable")
+        value = value + (np.diff(rows, append=counts.size) - 1) / (2 * n)
+    return _estimate(value, error, codes.shape[:-1], "entropy of a discrete variable")
+
+
+def mutual_information(
+    codes: Int[np.ndarray, "*batch n"], labels: Int[np.ndarray, " labels"], *, enumerated: bool = False
+) -> Estimate:
+    """Mutual information in nats of a discrete variable with a label, Σ p̂(t,y) ln[p̂(t,y) / p̂(t)p̂(y)].
+
+    Args:
+        codes: `[..., n]`, one non-negative integer a draw, as `bin_codes` gives.
+        labels: class of each draw, from 0.
+        enumerated: the n draws are all there is, each equally likely, and the information is exact.
+
+    Raises:
+        ValueError: labels are negative or not one for each draw.
+    """
+    if labels.shape != codes.shape[-1:] or labels.min() < 0:
+        raise ValueError(f"labels must be {codes.shape[-1]} classes from 0, one for each input")
+    n, classes = labels.size, int(labels.max()) + 1
+    joint = np.sort(_pair(codes, int(codes.max()) + 1, labels, classes)[0], axis=-1)
+    counts, values, rows = _runs(joint)
+    # Runs of the joint lie inside runs of the code, since the label is its last digit.
+    of_code, _, _ = _runs(joint // classes)
+    starts = np.cumsum(of_code) - of_code
+    containing = np.searchsorted(starts, np.cumsum(counts) - counts, side="right") - 1
+    gain = np.log(counts * n / (of_code[containing] * np.bincount(labels)[values % classes]))
+    value, error = _mean(gain, counts / n, rows, n, enumerated)
+    return _estimate(value, error, codes.shape[:-1], "information of a discrete variable about a label")
 
 
 def information_with_input(
@@ -114,7 +142,7 @@ def information_with_input(
 
 def information_with_label(
     activity: ArrayLike,
-    labels: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " labels"],
     *,
     bins: int,
     low: ArrayLike,
@@ -129,18 +157,10 @@ def information_with_label(
         bins, low, high, enumerated: as for `information_with_input`.
 
     Raises:
-        ValueError: as for `bin_codes`; or labels are negative or not one for each input.
+        ValueError: as for `bin_codes` and `mutual_information`.
     """
-    codes = bin_codes(activity, bins=bins, low=low, high=high)
-    if labels.shape != codes.shape[-1:] or labels.min() < 0:
-        raise ValueError(f"labels must be {codes.shape[-1]} classes from 0, one for each input")
-    classes = int(labels.max()) + 1
-    # Sorted by activity and then by label, one order serves the joint and both marginals.
-    joint = np.sort(_ranks(codes) * classes + labels, axis=-1)
-    of_label = -np.log(np.bincount(labels) / labels.size)[joint % classes]
-    gain = _surprise(joint // classes)[0] + of_label - _surprise(joint)[0]
-    measures = f"I(T;Y) of activity in {bins} equal bins a unit"
-    return Estimate(np.asarray(gain.mean(axis=-1)), _standard_error(gain, enumerated), measures)
+    found = mutual_information(bin_codes(activity, bins=bins, low=low, high=high), labels, enumerated=enumerated)
+    return Estimate(found.value, found.standard_error, f"I(T;Y) of activity in {bins} equal bins a unit")
 
 
 def _pair(first: np.ndarray, first_count: int, second: np.ndarray, second_count: int) -> tuple[np.ndarray, int]:
@@ -162,20 +182,26 @@ def _ranks(codes: Int[np.ndarray, "*batch n"]) -> Int[np.ndarray, "*batch n"]:
     return ranks
 
 
-def _surprise(
-    ordered: Int[np.ndarray, "*batch n"],
-) -> tuple[Float[np.ndarray, "*batch n"], Int[np.ndarray, "*batch"]]:
-    """−ln p̂ of every draw's own value, from sorted draws, and the number of distinct values."""
+def _runs(ordered: Int[np.ndarray, "*batch n"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lengths and values of the runs of equal numbers in sorted rows, and the first run of each row."""
     starts = np.ones(ordered.shape, dtype=bool)
     starts[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
-    # Every row starts a run, so the runs of all rows can be counted in one pass.
-    run = np.cumsum(starts.ravel()) - 1
-    surprise = np.log(ordered.shape[-1]) - np.log(np.bincount(run))
-    return surprise[run].reshape(ordered.shape), np.asarray(starts.sum(axis=-1))
+    # Every row starts a run, so that all rows can go through as one.
+    positions = np.flatnonzero(starts)
+    rows = np.searchsorted(positions, np.arange(0, ordered.size, ordered.shape[-1]))
+    return np.diff(positions, append=ordered.size), ordered.ravel()[positions], rows
 
 
-def _standard_error(terms: Float[np.ndarray, "*batch n"], enumerated: bool) -> Float[np.ndarray, "*batch"]:
-    n = terms.shape[-1]
+def _mean(
+    terms: np.ndarray, weights: np.ndarray, rows: np.ndarray, n: int, enumerated: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted mean of each row's terms, and its standard error over n draws."""
+    mean = np.add.reduceat(weights * terms, rows)
     if enumerated:
-        return np.zeros(terms.shape[:-1])
-    return np.asarray(terms.std(axis=-1, ddof=min(1, n - 1)) / np.sqrt(n))
+        return mean, np.zeros_like(mean)
+    spread = np.add.reduceat(weights * terms**2, rows) - mean**2
+    return mean, np.sqrt(np.maximum(spread, 0.0) / n)
+
+
+def _estimate(value: np.ndarray, error: np.ndarray, shape: tuple[int, ...], measures: str) -> Estimate:
+    return Estimate(value.reshape(shape), error.reshape(shape), measures)
