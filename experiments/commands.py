@@ -31,8 +31,7 @@ def list_claims(patterns: Sequence[str], out: Path, *, as_json: bool) -> int:
                 "sources": list(e.sources),
                 "expected": e.expected,
                 "statement": e.statement,
-                "last": last[e.id]
-                and {k: last[e.id][k] for k in ("status", "tier", "seed", "as_expected", "clearance")},
+                "last": _brief(last[e.id]),
             }
             for e in entries
         ]

@@ -97,21 +97,23 @@ def _references(node: ast.stmt, source: _Module) -> Iterator[tuple[str, str]]:
             for target, attribute in _imported(child, source).values():
                 yield target, attribute or ""
     stripped = _normalised(node)
+    # Of `a.b.c` only the whole chain counts: `a.b` by itself would stand for everything in that module.
+    inner = {id(child.value) for child in ast.walk(stripped) if isinstance(child, ast.Attribute)}
     qualified: set[int] = set()
     for child in ast.walk(stripped):
-        if isinstance(child, ast.Attribute):
+        if isinstance(child, ast.Attribute) and id(child) not in inner:
             chain = _chain(child)
             if chain and chain[0] in imports:
                 qualified.add(id(_root(child)))
                 yield from _resolve(chain, imports)
     for child in ast.walk(stripped):
-        if not isinstance(child, ast.Name):
+        if not isinstance(child, ast.Name) or id(child) in qualified:
             continue
         if child.id in imports:
             target, attribute = imports[child.id]
             if attribute is not None:
                 yield from _resolve([child.id], imports)
-            elif id(child) not in qualified:
+            else:
                 yield target, "*"  # a module handed on as a value: anything in it may be used
         elif child.id in source.definitions:
             yield source.name, child.id
