@@ -5,7 +5,7 @@ the hypothesis chosen on the same examples they are void; `occam` pays for that 
 """
 
 import numpy as np
-from scipy.special import betainccinv
+from scipy.special import betaincc, betainccinv, betaln, xlog1py, xlogy
 
 from theory.bounds.binary_kl import kl_inverse_upper
 from theory.bounds.certificate import Certificate
@@ -13,6 +13,8 @@ from theory.bounds.checks import Numbers, confidence, error_counts, sample_size,
 
 # Below this tail probability the inverse of the incomplete beta function runs out of exponents.
 _SMALLEST_TAIL = -600.0
+# Tails are inverted at a probability this much smaller (relative), so that rounding errs on the safe side.
+_OUTWARD = 1e-12
 
 
 def hoeffding(risk: Numbers, n: Numbers, *, delta: Numbers) -> Certificate:
@@ -107,9 +109,18 @@ def occam(errors: Numbers, n: Numbers, *, log_prior: Numbers, delta: Numbers) ->
 def _tail_inversion(errors: np.ndarray, n: np.ndarray, log_tail: np.ndarray) -> np.ndarray:
     errors, n, log_tail = np.broadcast_arrays(errors, n, log_tail)
     exact = log_tail >= _SMALLEST_TAIL
-    # The arguments of the branch not taken are replaced by harmless ones.
-    tail = np.exp(np.where(exact, log_tail, 0.0))
-    value = betainccinv(errors + 1.0, np.maximum(n - errors, 1.0), tail)
+    # The arguments of the branches not taken are replaced by harmless ones.
+    log_target = np.where(exact, log_tail, -1.0)
+    successes = np.maximum(n - errors, 1.0)
+    value = betainccinv(errors + 1.0, successes, np.exp(log_target))
+    # The inverse is good to 1e-10 in the tail probability only, the tail itself to 1e-13. It is concave in p on a
+    # logarithmic scale, so that one Newton step ends at or above the root whatever the side it starts from.
+    with np.errstate(all="ignore"):
+        tail = betaincc(errors + 1.0, successes, value)
+        log_density = xlogy(errors, value) + xlog1py(successes - 1, -value) - betaln(errors + 1.0, successes)
+        step = (np.log(tail) - log_target + _OUTWARD) * tail / np.exp(log_density)
+    # A root nearer to 1 than any float below it has no tail left to step in.
+    value = np.where(value < 1, np.nextafter(value + step, 2), 1.0)
     if not np.all(exact):
         value = np.where(exact, value, kl_inverse_upper(errors / n, np.where(exact, 0.0, -log_tail / n)))
-    return np.where(errors == n, 1.0, value)
+    return np.where(errors == n, 1.0, np.minimum(value, 1.0))
