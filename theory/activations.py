@@ -16,6 +16,8 @@ from jax.scipy.special import erf
 from jaxtyping import Array
 from numpy.polynomial import hermite_e
 
+from theory.arrays import ArrayLike, as_float
+
 
 @dataclasses.dataclass(frozen=True)
 class PiecewiseLinear:
@@ -82,11 +84,12 @@ class Activation:
                 "use a plain function or a frozen dataclass with __call__"
             ) from None
 
-    def __call__(self, x: Array) -> Array:
-        return self.function(x)
+    def __call__(self, x: ArrayLike) -> Array:
+        return self.function(as_float(x))
 
-    def derivative(self, x: Array) -> Array:
+    def derivative(self, x: ArrayLike) -> Array:
         """φ'(x), elementwise, of the shape of x."""
+        x = as_float(x)
         if self.derivative_function is not None:
             return self.derivative_function(x)
         # One forward pass differentiates every element at once, because φ acts on each alone.

@@ -179,7 +179,7 @@ class Parametrisation:
     output: _Powers
     scaled_parameters: bool
 
-    def layer(self, role: Role, fan_in: int, fan_out: int, weight_variance: float = 1.0) -> LayerScale:
+    def layer(self, role: Role | str, fan_in: int, fan_out: int, weight_variance: float = 1.0) -> LayerScale:
         """Scales of a weight matrix (fan_out, fan_in) in that role."""
         powers = {"input": self.input, "hidden": self.hidden, "output": self.output}
         if role not in powers:
@@ -189,7 +189,7 @@ class Parametrisation:
         )
         return self._with_variance(multiplier, init_std, learning_rate, weight_variance)
 
-    def bias(self, role: Role, fan_out: int, bias_variance: float = 1.0) -> LayerScale:
+    def bias(self, role: Role | str, fan_out: int, bias_variance: float = 1.0) -> LayerScale:
         """Scales of a bias vector (fan_out,): an input layer with fan_in 1, but for the output's bias.
 
         The output has no width, so its bias is never rescaled.

@@ -70,8 +70,8 @@ def _piecewise_dual_derivative(slopes: PiecewiseLinear, a: Array, b: Array, c: A
     opposite = 2.0 * slopes.negative * slopes.positive
     if slopes.negative == slopes.positive:
         return jnp.full_like(c, slopes.positive**2)
-    theta = angle(a, b, c)
-    return (same * (math.pi - theta) + opposite * theta) / (2.0 * math.pi)
+    # π − θ is the angle to −v, as in the dual.
+    return (same * angle(a, b, -c) + opposite * angle(a, b, c)) / (2.0 * math.pi)
 
 
 def _linear_dual(slopes: PiecewiseLinear, a: Array, b: Array, c: Array) -> Array:

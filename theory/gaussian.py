@@ -4,10 +4,14 @@
 ReLU, leaky ReLU, absolute value, erf, GELU, sin, cos, sign, exp and polynomials; quadrature
 (`theory.quadrature`) serves every other elementwise function.
 
-Accuracy of the quadrature in double precision, for an activation of size 1: to 1e-12 for the single
-integrals of tanh and sigmoid up to a variance of 50, and for the double integrals up to 5 (1e-6 at 30). A
-custom function with a kink costs about 1e-4 of the jump in slope in a single integral, 2e-3 in a double one;
-one that jumps about 1e-2 and 5e-2. Functions must grow slower than e^(4|z|) at the given variance.
+Absolute accuracy of the quadrature in double precision, for an activation and slopes of size 1:
+
+    function                  single integral                       double integral
+    tanh, sigmoid             1e-14 to q = 50, 2e-10 at 100         1e-12 to q = 5, 1e-9 at 10, 3e-6 at 30
+    kink at 0 (elsewhere)     4e-5 √q (1e-4 √q)                     4e-4 √(ab) (1e-3 √(ab))
+    jump at 0 (elsewhere)     rounding (7e-3)                       4e-3 (3e-2)
+
+Functions that grow faster than e^(|z|/2) in standard deviations lose digits in the tails.
 """
 
 from collections.abc import Callable

@@ -27,7 +27,8 @@ _DOUBLE = {"float64": (9.0, 8), "float32": (6.0, 5)}
 
 def trapezoid(width: float, density: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes z and weights w, Σ w = 1, with Σ w g(z) ≈ E[g(z)] for z ~ N(0, 1)."""
-    nodes = np.arange(-round(width * density), round(width * density) + 1) / density
+    # Nodes lie half a step off zero, where kinks and jumps are: the error of a jump there vanishes.
+    nodes = (np.arange(-round(width * density), round(width * density)) + 0.5) / density
     weights = np.exp(-0.5 * nodes**2)
     # The normalising sum is that of the same rule: exact to rounding, and constants integrate to themselves.
     return nodes, weights / weights.sum()

@@ -12,17 +12,24 @@ from theory.gaussian import derivative_second_moment, dual, dual_derivative, sec
 
 
 class Kernels(NamedTuple):
-    """Kernels of one layer: between the inputs (`nngp`, `ntk`), and of each input with itself.
+    """Kernels of one layer between the inputs, and of each input with itself.
 
-    The self-terms run beside the matrices in their own recursion, because a diagonal that has been through
-    a matrix product is no longer at ρ = 1 to the last digit, and the kink of ReLU turns a rounding error ε
-    there into √ε.
+    The self-terms run beside the matrices in a recursion of their own, because a diagonal that has been
+    through a matrix product is no longer at ρ = 1 to the last digit, and the kink of ReLU turns a rounding
+    error ε there into √ε.
     """
 
     nngp: Float[Array, "n1 n2"]
     ntk: Float[Array, "n1 n2"]
-    self_nngp: tuple[Float[Array, " n1"], Float[Array, " n2"]]
-    self_ntk: tuple[Float[Array, " n1"], Float[Array, " n2"]]
+    rows: "SelfKernels"
+    columns: "SelfKernels"
+
+
+class SelfKernels(NamedTuple):
+    """K(x, x) and Θ(x, x) for each input x."""
+
+    nngp: Float[Array, " n"]
+    ntk: Float[Array, " n"]
 
 
 def nngp(architecture: MLP, x1: ArrayLike, x2: ArrayLike | None = None) -> Float[Array, "n1 n2"]:
@@ -61,47 +68,38 @@ def ntk(architecture: MLP, x1: ArrayLike, x2: ArrayLike | None = None) -> Float[
 @jax.jit
 def _kernels(architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None) -> Kernels:
     """All kernels of the output layer; compiled once for a depth, an activation and the shapes."""
-    dtype = x1.dtype
-    weight_variance = jnp.asarray(architecture.weight_variance, dtype)
-    bias_variance = jnp.asarray(architecture.bias_variance, dtype)
+    weight_variance = jnp.asarray(architecture.weight_variance, x1.dtype)
+    bias_variance = jnp.asarray(architecture.bias_variance, x1.dtype)
     activation = architecture.activation
-    symmetric = x2 is None
 
-    def with_exact_diagonal(matrix: Array, diagonal: Array) -> Array:
-        if not symmetric:
-            return matrix
-        # Rounding in the dual may depend on the order of its arguments: the mean is symmetric to the last bit.
-        return jnp.where(jnp.eye(len(diagonal), dtype=bool), diagonal, 0.5 * (matrix + matrix.T))
+    def self_step(kernels: SelfKernels) -> SelfKernels:
+        variance = weight_variance * second_moment(activation, kernels.nngp) + bias_variance
+        slope = weight_variance * derivative_second_moment(activation, kernels.nngp)
+        return SelfKernels(variance, variance + slope * kernels.ntk)
+
+    def assemble(covariance: Array, tangent: Array, rows: SelfKernels, columns: SelfKernels) -> Kernels:
+        if x2 is None:
+            covariance = _symmetric(covariance, rows.nngp)
+            tangent = _symmetric(tangent, rows.ntk)
+        return Kernels(covariance, tangent, rows, columns)
 
     def step(kernels: Kernels, _: None) -> tuple[Kernels, None]:
-        first, second = kernels.self_nngp
-        a, b, c = first[:, None], second[None, :], kernels.nngp
+        a, b, c = kernels.rows.nngp[:, None], kernels.columns.nngp[None, :], kernels.nngp
         covariance = weight_variance * dual(activation, a, b, c) + bias_variance
-        slope = weight_variance * dual_derivative(activation, a, b, c)
-        variances = tuple(weight_variance * second_moment(activation, q) + bias_variance for q in (first, second))
-        tangents = tuple(
-            variance + weight_variance * derivative_second_moment(activation, q) * theta
-            for variance, q, theta in zip(variances, kernels.self_nngp, kernels.self_ntk, strict=True)
-        )
-        return Kernels(
-            with_exact_diagonal(covariance, variances[0]),
-            with_exact_diagonal(covariance + slope * kernels.ntk, tangents[0]),
-            variances,
-            tangents,
-        ), None
+        tangent = covariance + weight_variance * dual_derivative(activation, a, b, c) * kernels.ntk
+        rows = self_step(kernels.rows)
+        columns = rows if x2 is None else self_step(kernels.columns)
+        return assemble(covariance, tangent, rows, columns), None
 
-    start = _input_kernels(weight_variance, bias_variance, x1, x2)
-    start = start._replace(
-        nngp=with_exact_diagonal(start.nngp, start.self_nngp[0]), ntk=with_exact_diagonal(start.ntk, start.self_ntk[0])
-    )
+    other = x1 if x2 is None else x2
+    scale = weight_variance / x1.shape[1]
+    covariance = scale * jnp.matmul(x1, other.T, precision=jax.lax.Precision.HIGHEST) + bias_variance
+    squares = [scale * jnp.sum(x * x, axis=1) + bias_variance for x in (x1, other)]
+    start = assemble(covariance, covariance, *(SelfKernels(q, q) for q in squares))
     # A scan compiles one layer whatever the depth.
     return jax.lax.scan(step, start, None, length=architecture.depth)[0]
 
 
-def _input_kernels(weight_variance: Array, bias_variance: Array, x1: Array, x2: Array | None) -> Kernels:
-    """K_0 = Θ_0 = σ_w² x·x'/d + σ_b²."""
-    other = x1 if x2 is None else x2
-    scale = weight_variance / x1.shape[1]
-    covariance = scale * jnp.matmul(x1, other.T, precision=jax.lax.Precision.HIGHEST) + bias_variance
-    first, second = (scale * jnp.sum(x * x, axis=1) + bias_variance for x in (x1, other))
-    return Kernels(covariance, covariance, (first, second), (first, second))
+def _symmetric(matrix: Float[Array, "n n"], diagonal: Float[Array, " n"]) -> Float[Array, "n n"]:
+    """The matrix with that diagonal, equal to its transpose to the last bit."""
+    return jnp.where(jnp.eye(len(diagonal), dtype=bool), diagonal, 0.5 * (matrix + matrix.T))

@@ -40,7 +40,7 @@ def adapt() -> list[str]:
     if _set_missing(ad, "zeros_like_p", ad_util.zeros_like_p):
         done.append("jax.interpreters.ad.zeros_like_p")
     try:
-        import jax.util as moved
+        import jax.util as moved  # pyright: ignore[reportMissingImports] # gone in the JAX that is installed
     except ModuleNotFoundError:
         moved = types.ModuleType("jax.util", "Removed from JAX; set for neural-tangents.")
         sys.modules["jax.util"] = moved

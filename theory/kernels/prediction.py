@@ -128,7 +128,7 @@ def _response(
     eigenvalues: Float[Array, " n"],
     vectors: Float[Array, "n n"],
     times: Float[Array, "*times"],
-    learning_rate: ArrayLike | None,
+    learning_rate: Float[Array, ""] | float | None,
 ) -> Float[Array, "*times m n"]:
     """Σ_i (Θ* v_i) [1 − decay_i(t)]/λ_i v_iᵀ."""
     floor = len(eigenvalues) * jnp.finfo(eigenvalues.dtype).eps * eigenvalues[-1]
