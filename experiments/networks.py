@@ -73,14 +73,18 @@ class Network:
             for each weight matrix, first layer first, {"weight": (fan_in, fan_out), "bias": (fan_out,)}, the
             latter only if the network has biases.
         """
-        params = []
+        # One draw for all parameters: a draw for each array costs XLA seconds of compilation in a deep network.
+        normals = jax.random.normal(key, (self.parameters,), dtype)
+        params, offset = [], 0
         for i, (weight, bias) in enumerate(self._scales()):
-            weight_key, bias_key = jax.random.split(jax.random.fold_in(key, i))
             fan_in, fan_out = self.sizes[i : i + 2]
-            layer = {"weight": weight.init_std * jax.random.normal(weight_key, (fan_in, fan_out), dtype)}
+            end = offset + fan_in * fan_out
+            layer = {"weight": weight.init_std * normals[offset:end].reshape(fan_in, fan_out)}
             if self.bias:
-                layer["bias"] = bias.init_std * jax.random.normal(bias_key, (fan_out,), dtype)
+                layer["bias"] = bias.init_std * normals[end : end + fan_out]
+                end += fan_out
             params.append(layer)
+            offset = end
         return params
 
     def apply(self, params: Params, x: ArrayLike) -> Float[Array, "n k"]:
