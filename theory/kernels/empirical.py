@@ -1,7 +1,8 @@
 """The tangent kernel of a finite network at given parameters."""
 
+import functools
+import operator
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ def empirical_ntk(
     x2: ArrayLike | None = None,
     *,
     full: bool = False,
-    memory: float = 1e9,
+    memory: int | float = 1e9,
 ) -> Float[Array, "n1 n2"] | Float[Array, "n1 n2 k k"]:
     """Θ(x, x') = Σ_θ ∂f(x)/∂θ ∂f(x')/∂θ of a finite network, by contraction of Jacobians.
 
@@ -32,15 +33,17 @@ def empirical_ntk(
         memory: bytes that the Jacobians may take; fewer cost time, for they are taken again block by block.
 
     Returns:
-        (n1, n2), or (n1, n2, k, k) where `full`; in double the dtype of the outputs is kept, and products
-        are taken at the highest precision. The precision inside `apply` is its own.
+        (n1, n2), or (n1, n2, k, k) where `full`, in the dtype of the outputs. Products of Jacobians are taken at
+        the highest precision; those inside `apply` are its own affair.
 
     Raises:
-        ValueError: an input is no matrix, has entries that are not finite, the features do not match, or
-            `apply` gives neither (n,) nor (n, k).
+        ValueError: an input is no matrix, has entries that are not finite, the features do not match,
+            `apply` gives neither (n,) nor (n, k), or `memory` is not positive.
 
     Source: Jacot et al. 2018, Section 4; contraction as in Novak et al. 2022, Section 3.1.
     """
+    if not memory > 0:
+        raise ValueError(f"memory must be positive, a number of bytes, got {memory}")
     first, second = one_or_two(x1, x2)
     outputs = jax.eval_shape(apply, params, first)
     if outputs.ndim not in (1, 2) or outputs.shape[0] != first.shape[0]:
@@ -51,7 +54,7 @@ def empirical_ntk(
     return _empirical_ntk(apply, full, blocks, params, first, first if second is None else second)
 
 
-def _block_sizes(params: PyTree, outputs: jax.ShapeDtypeStruct, memory: float) -> tuple[int, int]:
+def _block_sizes(params: PyTree, outputs: jax.ShapeDtypeStruct, memory: int | float) -> tuple[int, int]:
     """How many examples' Jacobians to hold at once: three quarters of the memory for x1, the rest for x2.
 
     The Jacobians of x2 are taken again for each block of x1, so that x1 has the larger share.
@@ -61,7 +64,7 @@ def _block_sizes(params: PyTree, outputs: jax.ShapeDtypeStruct, memory: float) -
     return max(1, int(0.75 * examples)), max(1, int(0.25 * examples))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _empirical_ntk(
     apply: Callable[..., Array],
     full: bool,
@@ -82,7 +85,7 @@ def _empirical_ntk(
             product = jnp.einsum(pattern, j1, j2, precision=jax.lax.Precision.HIGHEST)
             return product if full else product / j1.shape[1]
 
-        return sum(jax.tree.leaves(jax.tree.map(leaf, jacobian1, jacobian2)), start=jnp.zeros(()))
+        return functools.reduce(operator.add, jax.tree.leaves(jax.tree.map(leaf, jacobian1, jacobian2)))
 
     def columns(jacobian1: Any) -> Array:
         return _in_blocks(lambda x: jnp.swapaxes(contract(jacobian1, jacobians(params, x)), 0, 1), x2, blocks[1])

@@ -33,7 +33,7 @@ def predict(
     x_test: ArrayLike,
     *,
     time: ArrayLike,
-    learning_rate: float | None = None,
+    learning_rate: ArrayLike | None = None,
 ) -> Prediction:
     """Mean A_t y and covariance K** + A_t K A_tᵀ − A_t K* − (A_t K*)ᵀ of the trained outputs.
 
@@ -74,7 +74,7 @@ def response(
     x_test: ArrayLike,
     *,
     time: ArrayLike,
-    learning_rate: float | None = None,
+    learning_rate: ArrayLike | None = None,
 ) -> Float[Array, "*times m n"]:
     """The linear map A_t in f_t(x*) = f_0(x*) + A_t (y − f_0(X)): A_t = Θ* Θ⁻¹ (I − e^(−Θt)).
 
@@ -92,20 +92,23 @@ def response(
     train, test = row_pair(x_train, x_test, ("x_train", "x_test"))
     times = _checked_times(time, learning_rate).astype(train.dtype)
     eigenvalues, vectors = _eigendecomposition(ntk(architecture, train))
-    if learning_rate is not None and not is_traced(eigenvalues) and not is_traced(times):
-        fastest = learning_rate * float(eigenvalues[-1])
-        if fastest >= 2.0 and bool(jnp.isinf(times).any()):
+    rate = None if learning_rate is None else jnp.asarray(learning_rate, train.dtype)
+    if rate is not None and not any(is_traced(value) for value in (eigenvalues, times, rate)):
+        limit = 2.0 / float(eigenvalues[-1])
+        if float(rate) >= limit and bool(jnp.isinf(times).any()):
             raise ValueError(
                 f"learning_rate {learning_rate} diverges, so that time=inf has no limit; "
-                f"give less than 2/λ_max = {2.0 / float(eigenvalues[-1]):.4g}"
+                f"give less than 2/λ_max = {limit:.4g}"
             )
-    return _response(ntk(architecture, test, train), eigenvalues, vectors, times, learning_rate)
+    return _response(ntk(architecture, test, train), eigenvalues, vectors, times, rate)
 
 
-def _checked_times(time: ArrayLike, learning_rate: float | None) -> Float[Array, "*times"]:
+def _checked_times(time: ArrayLike, learning_rate: ArrayLike | None) -> Float[Array, "*times"]:
     times = as_float(time)
-    if learning_rate is not None and not (is_traced(learning_rate) or 0.0 < learning_rate < np.inf):
-        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
+    if learning_rate is not None and not is_traced(learning_rate):
+        rate = np.asarray(learning_rate)
+        if rate.ndim != 0 or not 0.0 < float(rate) < np.inf:
+            raise ValueError(f"learning_rate must be one positive finite number, got {learning_rate!r}")
     if is_traced(times):
         return times
     numbers = np.asarray(times)
@@ -128,7 +131,7 @@ def _response(
     eigenvalues: Float[Array, " n"],
     vectors: Float[Array, "n n"],
     times: Float[Array, "*times"],
-    learning_rate: Float[Array, ""] | float | None,
+    learning_rate: Float[Array, ""] | None,
 ) -> Float[Array, "*times m n"]:
     """Σ_i (Θ* v_i) [1 − decay_i(t)]/λ_i v_iᵀ."""
     floor = len(eigenvalues) * jnp.finfo(eigenvalues.dtype).eps * eigenvalues[-1]
