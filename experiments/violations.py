@@ -149,9 +149,8 @@ def posteriors(
         total = q.sum(axis=1)
         q /= total[:, None]
         kl = np.einsum("tm,tm->t", q, score) - largest[:, 0] - np.log(total)
-        # Rounding can leave a risk of 1 + 1e-16 or a divergence of −1e-16.
-        risk = np.minimum(np.einsum("tm,tm->t", q, errors) / n, 1.0)
-        return risk, q @ world.risks, np.maximum(kl, 0.0)
+        # Rounding can leave a divergence of −1e-16.
+        return np.einsum("tm,tm->t", q, errors) / n, q @ world.risks, np.maximum(kl, 0.0)
 
     columns = [tilted(-beta * errors) for beta in TEMPERATURES]
     columns += [point(samples.learned), tilted(surprise), point(np.argmax(surprise + log_prior, axis=1))]

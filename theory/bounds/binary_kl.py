@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.special import rel_entr, xlog1py, xlogy
 
-from theory.bounds.checks import Numbers, divergence, unit_interval
+from theory.bounds.checks import Numbers, Reals, divergence, unit_interval
 
 # Relative rounding error of `bernoulli_kl` is below 20 units in the last place; the inverses aim past their
 # target by three times that, which moves them by 1e-14 of the distance to q.
@@ -46,7 +46,7 @@ def bernoulli_kl(q: Numbers, p: Numbers) -> Float[np.ndarray, "..."]:
 
     Source: Langford 2005, section 3 (relative entropy Chernoff bound).
     """
-    return _bernoulli_kl(unit_interval("q", q), unit_interval("p", p))
+    return np.asarray(_bernoulli_kl(unit_interval("q", q), unit_interval("p", p)))
 
 
 def kl_inverse_upper(q: Numbers, budget: Numbers) -> Float[np.ndarray, "..."]:
@@ -169,12 +169,12 @@ def _newton(
     return t
 
 
-def _bernoulli_kl(q: np.ndarray, p: np.ndarray) -> np.ndarray:
+def _bernoulli_kl(q: Reals, p: Reals) -> Reals:
     difference = p - q
     return _term(q, p, difference) + _term(1 - q, 1 - p, -difference)
 
 
-def _term(a: np.ndarray, b: np.ndarray, difference: np.ndarray) -> np.ndarray:
+def _term(a: Reals, b: Reals, difference: Reals) -> Reals:
     """a h((b−a)/a) for h(x) = x − ln(1+x), with the difference b−a given to full relative accuracy."""
     with np.errstate(all="ignore"):
         x = difference / a

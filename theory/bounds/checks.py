@@ -9,18 +9,24 @@ from jaxtyping import Float, Integer
 
 # A number, an array of either library, or nested lists and tuples of numbers.
 Numbers = ArrayLike | Sequence[Any]
+# What NumPy's arithmetic hands on: of arrays without dimensions it makes scalars.
+Reals = np.ndarray | np.generic
+
+_ROUNDING = 1e-12
 
 
-def _refuse(name: str, values: np.ndarray, bad: np.ndarray, must: str, fix: str) -> None:
+def _refuse(name: str, values: np.ndarray, bad: Reals, must: str, fix: str) -> None:
     if np.any(bad):
-        raise ValueError(f"{name} must {must}, got {values[bad].flat[0]}; {fix}")
+        raise ValueError(f"{name} must {must}, got {values[np.asarray(bad)].flat[0]}; {fix}")
 
 
 def unit_interval(name: str, values: Numbers) -> Float[np.ndarray, "..."]:
     """The values as float64, each in [0, 1]; NaN is refused."""
     array = np.asarray(values, dtype=np.float64)
-    _refuse(name, array, ~((array >= 0) & (array <= 1)), "lie in [0, 1]", "rescale the loss to that range")
-    return array
+    # A weighted mean of numbers in [0, 1] leaves that range by rounding.
+    bad = ~((array >= -_ROUNDING) & (array <= 1 + _ROUNDING))
+    _refuse(name, array, bad, "lie in [0, 1]", "rescale the loss to that range")
+    return np.asarray(np.clip(array, 0.0, 1.0))
 
 
 def confidence(delta: Numbers) -> Float[np.ndarray, "..."]:

@@ -15,7 +15,7 @@ from scipy.special import rel_entr
 
 from theory.bounds.binary_kl import kl_inverse_upper
 from theory.bounds.certificate import Certificate
-from theory.bounds.checks import Numbers, confidence, divergence, sample_size, unit_interval
+from theory.bounds.checks import Numbers, Reals, confidence, divergence, sample_size, unit_interval
 
 # Powers of √2 from 1/32 to 8. The best C is near √(2(KL+ln(1/δ))/(n p(1−p))), inside for most uses.
 CATONI_GRID = tuple(2.0 ** (k / 2) for k in range(-10, 7))
@@ -36,7 +36,7 @@ def discrete_kl(posterior: Numbers, prior: Numbers) -> Float[np.ndarray, "..."]:
     """
     terms = rel_entr(unit_interval("posterior", posterior), unit_interval("prior", prior))
     # Rounding may leave −1e-17 where Q = P.
-    return np.maximum(terms.sum(axis=-1), 0.0)
+    return np.asarray(np.maximum(terms.sum(axis=-1), 0.0))
 
 
 def maurer_constant(n: Numbers) -> Float[np.ndarray, "..."]:
@@ -63,7 +63,7 @@ def maurer_constant(n: Numbers) -> Float[np.ndarray, "..."]:
     values = [
         1.0 + np.cumprod(1.0 - np.arange(min(int(size), int(9 * np.sqrt(size)) + 10)) / size).sum() for size in distinct
     ]
-    return np.asarray(values)[inverse].reshape(sizes.shape)
+    return np.asarray(np.asarray(values)[inverse]).reshape(sizes.shape)
 
 
 def pac_bayes_kl(risk: Numbers, kl: Numbers, n: Numbers, *, delta: Numbers, exact: bool = False) -> Certificate:
@@ -109,7 +109,7 @@ def mcallester(risk: Numbers, kl: Numbers, n: Numbers, *, delta: Numbers) -> Cer
     Maurer 2004, Theorem 5, through Pinsker's inequality, as in Pérez-Ortiz et al. 2021 (PAC-Bayes-classic).
     """
     risk, kl, n, delta = _arguments(risk, kl, n, delta)
-    return Certificate("McAllester", risk + np.sqrt(_half_budget(kl, n, delta)))
+    return Certificate("McAllester", np.asarray(risk + np.sqrt(_half_budget(kl, n, delta))))
 
 
 def quadratic(risk: Numbers, kl: Numbers, n: Numbers, *, delta: Numbers) -> Certificate:
@@ -132,7 +132,7 @@ def quadratic(risk: Numbers, kl: Numbers, n: Numbers, *, delta: Numbers) -> Cert
     """
     risk, kl, n, delta = _arguments(risk, kl, n, delta)
     half_budget = _half_budget(kl, n, delta)
-    return Certificate("quadratic", (np.sqrt(risk + half_budget) + np.sqrt(half_budget)) ** 2)
+    return Certificate("quadratic", np.asarray((np.sqrt(risk + half_budget) + np.sqrt(half_budget)) ** 2))
 
 
 def catoni(
@@ -159,7 +159,7 @@ def catoni(
     if len(grid) == 0 or not all(c > 0 for c in grid):
         raise ValueError(f"grid must hold positive values of C, got {tuple(grid)}; use CATONI_GRID")
     budget = (kl + np.log(len(grid)) - np.log(delta)) / n
-    value = np.full(np.broadcast_shapes(risk.shape, budget.shape), np.inf)
+    value = np.full(np.broadcast_shapes(np.shape(risk), np.shape(budget)), np.inf)
     for c in grid:
         np.minimum(value, np.expm1(-c * risk - budget) / np.expm1(-c), out=value)
     return Certificate("Catoni", value)
@@ -171,6 +171,6 @@ def _arguments(
     return unit_interval("risk", risk), divergence("kl", kl), sample_size(n), confidence(delta)
 
 
-def _half_budget(kl: np.ndarray, n: np.ndarray, delta: np.ndarray) -> np.ndarray:
+def _half_budget(kl: np.ndarray, n: np.ndarray, delta: np.ndarray) -> Reals:
     """(KL + ln(2√n/δ)) / 2n."""
     return (kl + np.log(2 * np.sqrt(n)) - np.log(delta)) / (2 * n)

@@ -9,7 +9,7 @@ from scipy.special import betaincc, betainccinv, betaln, xlog1py, xlogy
 
 from theory.bounds.binary_kl import kl_inverse_upper
 from theory.bounds.certificate import Certificate
-from theory.bounds.checks import Numbers, confidence, error_counts, sample_size, unit_interval
+from theory.bounds.checks import Numbers, Reals, confidence, error_counts, sample_size, unit_interval
 
 # Below this tail probability the inverse of the incomplete beta function runs out of exponents.
 _SMALLEST_TAIL = -600.0
@@ -34,7 +34,7 @@ def hoeffding(risk: Numbers, n: Numbers, *, delta: Numbers) -> Certificate:
     Source: Hoeffding 1963, Theorem 1, equation (2.3).
     """
     risk, n, delta = unit_interval("risk", risk), sample_size(n), confidence(delta)
-    return Certificate("Hoeffding", risk + np.sqrt(-np.log(delta) / (2 * n)))
+    return Certificate("Hoeffding", np.asarray(risk + np.sqrt(-np.log(delta) / (2 * n))))
 
 
 def chernoff_kl(risk: Numbers, n: Numbers, *, delta: Numbers) -> Certificate:
@@ -106,7 +106,7 @@ def occam(errors: Numbers, n: Numbers, *, log_prior: Numbers, delta: Numbers) ->
     return Certificate("Occam", _tail_inversion(error_counts(errors, n), n, tail))
 
 
-def _tail_inversion(errors: np.ndarray, n: np.ndarray, log_tail: np.ndarray) -> np.ndarray:
+def _tail_inversion(errors: Reals, n: Reals, log_tail: Reals) -> np.ndarray:
     errors, n, log_tail = np.broadcast_arrays(errors, n, log_tail)
     exact = log_tail >= _SMALLEST_TAIL
     # The arguments of the branches not taken are replaced by harmless ones.
