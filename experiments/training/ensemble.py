@@ -16,13 +16,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from experiments.training.methods import Method, Objective, State
 from experiments.training.schedule import drive, plan
 
 Record = Callable[[Any, Any], Any]
+Records = Sequence[int] | Sequence[float] | np.ndarray | Array
 
 
 class Diverged(RuntimeError):
@@ -60,7 +60,7 @@ class Result:
 
     records: np.ndarray
     values: Any
-    report: dict[str, np.ndarray]
+    report: dict[str, Any]
     diverged: np.ndarray
     state: State
 
@@ -76,7 +76,7 @@ def train(
     data: Any,
     *,
     method: Method,
-    records: ArrayLike,
+    records: Records,
     record: Record | None = None,
     probe: Any = None,
     key: Array | None = None,
@@ -106,7 +106,7 @@ def train(
     values, report, diverged, state = jax.tree.map(
         lambda leaf: leaf[0], (result.values, result.report, result.diverged, result.state)
     )
-    return Result(result.records, values, report, diverged, state)
+    return Result(result.records, values, report, np.asarray(diverged), state)
 
 
 def members(
@@ -115,7 +115,7 @@ def members(
     data: Any,
     *,
     method: Method,
-    records: ArrayLike,
+    records: Records,
     record: Record | None = None,
     probe: Any = None,
     key: Array | None = None,
@@ -181,8 +181,10 @@ def members(
             )
 
         def first_stretch(carry: Any) -> float:
-            # A flow has by now guessed its first step; elsewhere a second's worth of steps on a slow machine.
-            return 4 * float(np.min(carry[0].memory["step"])) if method.continuous else 1.0 / step_seconds
+            if not method.continuous:
+                return min(call_seconds, 1.0) / step_seconds
+            # A flow that recorded its start has guessed its first step by then.
+            return 4 * float(np.min(carry[0].memory["step"])) or 1e-9 * float(schedule[-1] - clock)
 
         def after(carry: Any, fraction: float) -> None:
             broken = np.asarray(carry[0].diverged)
@@ -286,7 +288,7 @@ def _clock_dtype(method: Method) -> np.dtype:
     return np.dtype(jax.dtypes.canonicalize_dtype(float)) if method.continuous else np.dtype(np.int32)
 
 
-def _schedule(method: Method, records: ArrayLike, clock: float) -> np.ndarray:
+def _schedule(method: Method, records: Records, clock: float) -> np.ndarray:
     """The records as an increasing array of the clock's type."""
     given = np.atleast_1d(np.asarray(records))
     unit = "times" if method.continuous else "steps"

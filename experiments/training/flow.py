@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from experiments.training.methods import Objective, State, scaled
+from experiments.training.methods import Method, Objective, State, scaled
 
 # The estimate belongs to the fourth-order companion of the fifth-order step, hence the exponent 1/5 of the
 # controller; 0.9 and the limits on a change of step are the usual ones (Hairer, Nørsett & Wanner 1993, II.4).
@@ -18,7 +18,7 @@ ORDER, SAFETY, SHRINK, GROW = 5, 0.9, 0.2, 5.0
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class GradientFlow:
+class GradientFlow(Method):
     """dθ/dt = −r ∇L(θ) by diffrax's Tsit5 (Tsitouras 2011), a step accepted when its error estimate e satisfies
 
         rms_i( e_i / (absolute + relative · max(|θ_i|, |θ_i'|)) ) ≤ 1.
@@ -39,7 +39,6 @@ class GradientFlow:
     absolute: Any = 1e-8
     continuous: ClassVar[bool] = True
     random: ClassVar[bool] = False
-    batch_size: ClassVar[None] = None
 
     def memory(self, params: Any, examples: int) -> Any:
         real = jax.tree.leaves(params)[0].dtype
@@ -57,9 +56,10 @@ class GradientFlow:
         solver, term = diffrax.Tsit5(), diffrax.ODETerm(field)
         zero = jnp.zeros((), jax.tree.leaves(state.params)[0].dtype)
         size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        # A first guess (zero means none yet): move by a hundredth of the parameters' length.
+        # A first guess (zero means none yet): move by a hundredth of the parameters' length, if they have one.
         guess = 0.01 * _norm(state.params) / (_norm(field(start, state.params, None)) + 1e-12)
-        step = jnp.where(state.memory["step"] > 0, state.memory["step"], guess.astype(start.dtype))
+        guess = jnp.maximum(guess.astype(start.dtype), 1e-6 * (stop - start))
+        step = jnp.where(state.memory["step"] > 0, state.memory["step"], guess)
         memory = {**state.memory, "step": step}
 
         def unfinished(carry: Any) -> Array:

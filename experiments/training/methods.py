@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,29 +37,26 @@ class State:
     diverged: Any
 
 
-class Method(Protocol):
+class Method:
     """What `members` asks of a method."""
 
-    # Whether the clock counts steps (integers) or is a time; whether the method draws random numbers.
+    # Whether the clock is a time (else it counts steps), and whether the method draws random numbers.
     continuous: ClassVar[bool]
     random: ClassVar[bool]
-
-    @property
-    def batch_size(self) -> int | None:
-        """Examples in a step; None for all of them."""
-        ...
+    # Examples in a step; None for all of them.
+    batch_size: int | None = None
 
     def memory(self, params: Any, examples: int) -> Any:
         """The variables beside the parameters; only shapes and dtypes are used, every entry starts at zero."""
-        ...
+        raise NotImplementedError
 
     def advance(self, objective: Objective, state: State, data: Any, start: Array, stop: Array) -> State:
         """Train one member from `start` to `stop` (traced), on the loss objective(params, data)."""
-        ...
+        raise NotImplementedError
 
     def report(self, memory: Any) -> dict[str, Any]:
         """Scalars about the method itself, kept at every record."""
-        ...
+        return {}
 
 
 def scaled(rate: Any, tree: Any) -> Any:
@@ -76,12 +73,11 @@ def subtract(first: Any, second: Any) -> Any:
     return jax.tree.map(jnp.subtract, first, second)
 
 
-class Stepwise:
+class Stepwise(Method):
     """What all stepwise methods share: the loop, minibatches, and the watch on the loss."""
 
     continuous: ClassVar[bool] = False
     random: ClassVar[bool] = False
-    batch_size: int | None = None
 
     def slots(self, params: Any) -> Any:
         """The optimiser's variables, zero at the start."""
@@ -94,9 +90,6 @@ class Stepwise:
     def memory(self, params: Any, examples: int) -> Any:
         order = None if self.batch_size is None else jnp.zeros(examples, jnp.int32)
         return {"slots": self.slots(params), "order": order}
-
-    def report(self, memory: Any) -> dict[str, Any]:
-        return {}
 
     def advance(self, objective: Objective, state: State, data: Any, start: Array, stop: Array) -> State:
         def step(k: Array, state: State) -> State:
