@@ -1,5 +1,7 @@
 """Closed forms against 60-digit arithmetic where a naive formula loses its digits: |ρ| → 1."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
@@ -40,7 +42,7 @@ def williams(a, b, c):
     return 2 / mp.pi * mp.asin(2 * mp.mpf(c) / mp.sqrt(scale)), 4 / mp.pi / mp.sqrt(scale - 4 * mp.mpf(c) ** 2)
 
 
-def gelu_by_integral(a, b, c):
+def gelu_by_integral(a, b, c) -> Any:
     """E[φ(u) E[φ(v)|u]], where the inner mean is mΦ(m/√(1+s²)) + s²N(m/√(1+s²))/√(1+s²)."""
     a, b, c = mp.mpf(a), mp.mpf(b), mp.mpf(c)
     rest = max(b - c * c / a, mp.mpf(0))

@@ -1,6 +1,7 @@
 """Gaussian expectations: closed forms against quadrature, SciPy, mpmath and their own differential equations."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +100,7 @@ def test_quadrature_agrees_with_mpmath(name):
     }[name]
     for q in (0.1, 1.0, 20.0):
         root = mpmath.sqrt(q)
-        expected = mpmath.quad(lambda z: function(root * z) ** 2 * mpmath.npdf(z), [-12, -3, 0, 3, 12])  # noqa: B023
+        expected: Any = mpmath.quad(lambda z: function(root * z) ** 2 * mpmath.npdf(z), [-12, -3, 0, 3, 12])  # noqa: B023
         assert float(gaussian.second_moment(name, q)) == pytest.approx(float(expected), rel=1e-13)
 
 

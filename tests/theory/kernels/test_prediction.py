@@ -1,5 +1,7 @@
 """Trained outputs: integration of the ODE, gradient descent step by step, neural-tangents, and limits."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +66,7 @@ def test_mean_and_covariance_agree_with_neural_tangents(data):
     ours = predict(MODEL, x, y, x_test, time=[0.5, jnp.inf])
     # Its loss is the mean over examples and outputs where ours is the sum.
     for i, time in enumerate((0.5 * y.size, None)):
-        expected = reference(t=time, x_test=x_test, get="ntk", compute_cov=True)
+        expected: Any = reference(t=time, x_test=x_test, get="ntk", compute_cov=True)
         np.testing.assert_allclose(ours.mean[i], expected.mean, rtol=1e-8, atol=1e-10)
         np.testing.assert_allclose(ours.covariance[i], expected.covariance, rtol=1e-8, atol=1e-9)
 
