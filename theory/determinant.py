@@ -9,10 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 # Masks that keep the upper half of the significand, so that a product of two halves is exact.
-_UPPER_HALF = {
-    "float64": (jnp.uint64, 0xFFFF_FFFF_F800_0000),
-    "float32": (jnp.uint32, 0xFFFF_F000),
-}
+_UPPER_HALF = {"float64": (jnp.uint64, 0xFFFF_FFFF_F800_0000), "float32": (jnp.uint32, 0xFFFF_F000)}
 
 
 def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -54,15 +51,26 @@ def _determinant_jvp(primals, tangents):
     return determinant(a, b, c), b * da + a * db - 2.0 * c * dc
 
 
+def _halving(x: Array) -> Array:
+    """2^(−e/2) for x of exponent e, rounded to a power of two, with no derivative."""
+    integer, _ = _UPPER_HALF[x.dtype.name]
+    bits, bias = jnp.finfo(x.dtype).nmant, jnp.finfo(x.dtype).maxexp - 1
+    exponent = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(x), integer) >> bits
+    # (bias − (exponent − bias)/2) as an exponent field, without a negative number on the way.
+    field = (3 * bias - exponent) // 2
+    return jax.lax.bitcast_convert_type(field << bits, x.dtype)
+
+
 def _balance(a: Array, b: Array) -> tuple[Array, Array, Array]:
     """Powers of two by which to multiply a, b and c, so that a and b come near 1 and ρ stays.
 
     The products are exact, and ab neither overflows nor underflows: in single precision a hundred layers
     away from criticality would leave no angle otherwise.
     """
-    one = jnp.ones_like(a)
-    shift_a, shift_b = (-(jnp.frexp(jax.lax.stop_gradient(x))[1] // 2) for x in (a, b))
-    return jnp.ldexp(one, 2 * shift_a), jnp.ldexp(one, 2 * shift_b), jnp.ldexp(one, shift_a + shift_b)
+    if a.dtype.name not in _UPPER_HALF:
+        return jnp.ones_like(a), jnp.ones_like(a), jnp.ones_like(a)
+    half_a, half_b = _halving(a), _halving(b)
+    return half_a * half_a, half_b * half_b, half_a * half_b
 
 
 @jax.custom_jvp

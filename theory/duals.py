@@ -19,13 +19,16 @@ from theory.activations import PiecewiseLinear, Polynomial, gelu
 from theory.determinant import angle, determinant, safe_inverse, safe_sqrt
 
 Form = Callable[[Array, Array, Array], Array]
+Moment = Callable[[Array], Array]
 
 
 class ClosedForm(NamedTuple):
-    """The dual of an activation and the dual of its derivative."""
+    """The dual of an activation and that of its derivative; and at u = v where that is simpler."""
 
     dual: Form
     dual_derivative: Form
+    second_moment: Moment | None = None
+    derivative_second_moment: Moment | None = None
 
 
 def _sine_minus_chord(angle_: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -47,7 +50,10 @@ def _piecewise_dual(slopes: PiecewiseLinear, a: Array, b: Array, c: Array) -> Ar
     same = slopes.negative**2 + slopes.positive**2
     opposite = 2.0 * slopes.negative * slopes.positive
     # π − θ is the angle to −v; taking it as such keeps its digits at ρ → −1.
-    return scale * (same * _sine_minus_chord(angle(a, b, -c)) - opposite * _sine_minus_chord(angle(a, b, c)))
+    total = same * _sine_minus_chord(angle(a, b, -c))
+    if opposite != 0:
+        total = total - opposite * _sine_minus_chord(angle(a, b, c))
+    return scale * total
 
 
 @_piecewise_dual.defjvp
@@ -70,8 +76,20 @@ def _piecewise_dual_derivative(slopes: PiecewiseLinear, a: Array, b: Array, c: A
     opposite = 2.0 * slopes.negative * slopes.positive
     if slopes.negative == slopes.positive:
         return jnp.full_like(c, slopes.positive**2)
-    # π − θ is the angle to −v, as in the dual.
-    return (same * angle(a, b, -c) + opposite * angle(a, b, c)) / (2.0 * math.pi)
+    total = same * angle(a, b, -c)  # the angle π − θ to −v, as in the dual
+    if opposite != 0:
+        total = total + opposite * angle(a, b, c)
+    return total / (2.0 * math.pi)
+
+
+def _piecewise_moment(slopes: PiecewiseLinear, variance: Array) -> Array:
+    """(α² + β²) q/2."""
+    return 0.5 * (slopes.negative**2 + slopes.positive**2) * variance
+
+
+def _piecewise_derivative_moment(slopes: PiecewiseLinear, variance: Array) -> Array:
+    """(α² + β²)/2."""
+    return jnp.full_like(variance, 0.5 * (slopes.negative**2 + slopes.positive**2))
 
 
 def _linear_dual(slopes: PiecewiseLinear, a: Array, b: Array, c: Array) -> Array:
@@ -179,7 +197,8 @@ def closed_form(function: Callable[[Array], Array]) -> ClosedForm | None:
     """The closed form of an elementwise function, or None."""
     if isinstance(function, PiecewiseLinear):
         dual = _linear_dual if function.negative == function.positive else _piecewise_dual
-        return ClosedForm(partial(dual, function), partial(_piecewise_dual_derivative, function))
+        forms = dual, _piecewise_dual_derivative, _piecewise_moment, _piecewise_derivative_moment
+        return ClosedForm(*(partial(form, function) for form in forms))
     if isinstance(function, Polynomial):
         return ClosedForm(partial(_polynomial_dual, function), partial(_polynomial_dual, function.differentiated()))
     return CLOSED_FORMS.get(function)

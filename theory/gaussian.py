@@ -94,6 +94,8 @@ def dual_derivative(
 @partial(jax.jit, static_argnums=0)
 def _second_moment(activation: Activation, variance: Array) -> Array:
     form = closed_form(activation.function)
+    if form is not None and form.second_moment is not None:
+        return form.second_moment(variance)
     if form is not None:
         return form.dual(variance, variance, variance)
     return quadrature.single(lambda z: activation(z) ** 2, variance)
@@ -102,6 +104,8 @@ def _second_moment(activation: Activation, variance: Array) -> Array:
 @partial(jax.jit, static_argnums=0)
 def _derivative_second_moment(activation: Activation, variance: Array) -> Array:
     form = closed_form(activation.function)
+    if form is not None and form.derivative_second_moment is not None:
+        return form.derivative_second_moment(variance)
     if form is not None:
         return form.dual_derivative(variance, variance, variance)
     return quadrature.single(lambda z: activation.derivative(z) ** 2, variance)
