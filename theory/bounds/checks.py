@@ -10,14 +10,14 @@ from jaxtyping import Float, Integer
 # A number, an array of either library, or nested lists and tuples of numbers.
 Numbers = ArrayLike | Sequence[Any]
 # What NumPy's arithmetic hands on: of arrays without dimensions it makes scalars.
-Reals = np.ndarray | np.generic
+Reals = np.ndarray | np.float64
 
 _ROUNDING = 1e-12
 
 
-def _refuse(name: str, values: np.ndarray, bad: Reals, must: str, fix: str) -> None:
+def _refuse(name: str, values: np.ndarray, bad: np.ndarray | np.bool_, must: str, fix: str) -> None:
     if np.any(bad):
-        raise ValueError(f"{name} must {must}, got {values[np.asarray(bad)].flat[0]}; {fix}")
+        raise ValueError(f"{name} must {must}, got {values[np.asarray(bad)].ravel()[0]}; {fix}")
 
 
 def unit_interval(name: str, values: Numbers) -> Float[np.ndarray, "..."]:

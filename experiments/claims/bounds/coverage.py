@@ -79,7 +79,7 @@ class Config:
     perceptrons: tuple[int, ...] = (32, 256)
     teacher: tuple[float, ...] = (1.0, 0.9, 0.6, 0.4, 0.2)
     noise: float = 0.1
-    trials: int = 9000
+    trials: int = 12_000
 
 
 SMOKE = Config()
