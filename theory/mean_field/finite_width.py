@@ -16,6 +16,7 @@ up to terms of order 1/n². All hidden layers have the same width.
 Source: derived here; cf. Roberts, Yaida & Hanin 2022, chapter 4, for the same expansion of the kernels.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ from jaxtyping import Array, Float
 
 from theory import gaussian, quadrature
 from theory.architecture import MLP
-from theory.mean_field.signal import first_layer
+from theory.mean_field.signal import check_pair, first_layer, variances
 
 
 class Corrections(NamedTuple):
@@ -61,9 +62,8 @@ def corrections(
 
     Source: as for the module.
     """
-    if not (float(length1) > 0 and float(length2) > 0):
-        raise ValueError(f"length1 and length2 are |x|²/d and must be positive, got {length1} and {length2}")
-    if not -1 < float(correlation) < 1:
+    check_pair(length1, length2, correlation)
+    if abs(np.asarray(correlation).item()) == 1:
         raise ValueError(f"correlation must lie strictly between -1 and 1, got {correlation}; parallel inputs stay so")
     return Corrections(*_corrections(architecture, *map(gaussian.as_float, (length1, length2, correlation))))
 
@@ -75,6 +75,21 @@ def _statistics_mean(architecture: MLP, state: Float[Array, "3"]) -> Float[Array
     phi = architecture.activation
     own1, own2 = gaussian.second_moment(phi, q1), gaussian.second_moment(phi, q2)
     return jnp.stack([own1, gaussian.dual(phi, q1, q2, covariance), own2, q1, covariance, q2])
+
+
+def _expanded(function: Callable[[Array], Array], at: Array) -> tuple[Array, Array, Array]:
+    """Value, first and second derivatives, in one nest of derivatives: three traces would compile thrice as long."""
+
+    def value_twice(x: Array) -> tuple[Array, Array]:
+        value = function(x)
+        return value, value
+
+    def first(x: Array) -> tuple[Array, tuple[Array, Array]]:
+        slope, value = jax.jacfwd(value_twice, has_aux=True)(x)
+        return slope, (value, slope)
+
+    curvature, (value, slope) = jax.jacfwd(first, has_aux=True)(at)
+    return value, slope, curvature
 
 
 def _statistics_covariance(architecture: MLP, state: Float[Array, "3"]) -> Float[Array, "6 6"]:
@@ -93,7 +108,8 @@ def _statistics_covariance(architecture: MLP, state: Float[Array, "3"]) -> Float
 
 def _outcome(architecture: MLP, statistics: Float[Array, "6"]) -> Float[Array, "6"]:
     """G: the next layer's (q_1, q_2, c), and (q_1, q_2, c) as observed on the units themselves."""
-    kernel = architecture.weight_variance * statistics[:3] + architecture.bias_variance
+    weight_variance, bias_variance = variances(architecture)
+    kernel = weight_variance * statistics[:3] + bias_variance
     both = jnp.stack([kernel, statistics[3:]])
     ratio = both[:, 1] / jnp.sqrt(both[:, 0] * both[:, 2])
     return jnp.stack([both[:, 0], both[:, 2], ratio], axis=1).ravel()
@@ -104,15 +120,16 @@ def _corrections(architecture: MLP, length1: Array, length2: Array, correlation:
     start = first_layer(architecture, length1, length2, correlation)
     depth = architecture.depth
 
-    def full(state: Array) -> Array:
-        return _outcome(architecture, _statistics_mean(architecture, state))
+    def outcome(statistics: Array) -> Array:
+        return _outcome(architecture, statistics)
 
     def layer(carry, index):
         mean, shift, covariance, cross = carry
-        slope, curvature = jax.jacfwd(full)(mean), jax.jacfwd(jax.jacfwd(full))(mean)
-        average, noise = _statistics_mean(architecture, mean), _statistics_covariance(architecture, mean)
-        outcome = lambda statistics: _outcome(architecture, statistics)  # noqa: E731
-        gain, bend = jax.jacfwd(outcome)(average), jax.jacfwd(jax.jacfwd(outcome))(average)
+        average, tilt, bow = _expanded(lambda state: _statistics_mean(architecture, state), mean)
+        following_mean, gain, bend = _expanded(outcome, average)
+        noise = _statistics_covariance(architecture, mean)
+        slope = gain @ tilt
+        curvature = jnp.einsum("as,sbc->abc", gain, bow) + jnp.einsum("ast,sb,tc->abc", bend, tilt, tilt)
         joint = slope @ covariance @ slope.T + gain @ noise @ gain.T
         shifts = slope @ shift + 0.5 * (
             jnp.einsum("abc,bc->a", curvature, covariance) + jnp.einsum("abc,bc->a", bend, noise)
@@ -121,7 +138,7 @@ def _corrections(architecture: MLP, length1: Array, length2: Array, correlation:
         # depends on the state through its mean alone, whose derivative is the identity.
         column = cross.at[index].set(joint[3:, 3:])
         following = (cross @ slope[:3].T).at[index].set(joint[3:, :3])
-        carry = (outcome(average)[:3], shifts[:3], joint[:3, :3], following)
+        carry = (following_mean[:3], shifts[:3], joint[:3, :3], following)
         return carry, (mean, shifts[3:], column)
 
     zeros = jnp.zeros((3, 3), start.dtype)

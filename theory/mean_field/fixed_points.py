@@ -17,7 +17,7 @@ from scipy import optimize
 from theory import gaussian
 from theory.architecture import MLP, Activation
 from theory.architecture import activation as find_activation
-from theory.mean_field.signal import correlation_slope, length_map, pair_map
+from theory.mean_field.signal import correlation_slope, length_map, pair_map, variances
 
 # Where a length counts as zero or as infinite, when a fixed point is looked for between them.
 _SMALLEST, _LARGEST = 1e-9, 1e9
@@ -240,11 +240,10 @@ def _length_slope(architecture: MLP, length: float) -> jax.Array:
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
     """Root between two arguments of opposite sign."""
-    return float(optimize.brentq(function, low, high, xtol=1e-14, rtol=1e-13))
+    return optimize.brentq(function, low, high, xtol=1e-14, rtol=1e-13)  # pyright: ignore[reportReturnType, reportArgumentType] # the stubs want a NumPy rtol and forget full_output=False
 
 
 def _describe(architecture: MLP) -> str:
-    return (
-        f"{architecture.activation.name} with weight_variance = {float(architecture.weight_variance):g} and "
-        f"bias_variance = {float(architecture.bias_variance):g}"
-    )
+    weight_variance, bias_variance = map(float, variances(architecture))
+    name = architecture.activation.name
+    return f"{name} with weight_variance = {weight_variance:g} and bias_variance = {bias_variance:g}"

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -41,9 +42,8 @@ def length_map(architecture: MLP, length: ArrayLike) -> Float[Array, "..."]:
 
     Source: Poole et al. 2016, eq. (3).
     """
-    return architecture.weight_variance * gaussian.second_moment(architecture.activation, length) + (
-        architecture.bias_variance
-    )
+    weight_variance, bias_variance = variances(architecture)
+    return weight_variance * gaussian.second_moment(architecture.activation, length) + bias_variance
 
 
 @jax.jit
@@ -65,7 +65,8 @@ def pair_map(
     q1, q2, c = jnp.broadcast_arrays(*(gaussian.as_float(v) for v in (length1, length2, correlation)))
     out1, out2 = length_map(architecture, q1), length_map(architecture, q2)
     moment = gaussian.dual(architecture.activation, q1, q2, c * jnp.sqrt(q1 * q2))
-    covariance = architecture.weight_variance * moment + architecture.bias_variance
+    weight_variance, bias_variance = variances(architecture)
+    covariance = weight_variance * moment + bias_variance
     # Rounding may leave [−1, 1] by a few units in the last place, and stays there in all later layers.
     return out1, out2, jnp.clip(covariance / jnp.sqrt(out1 * out2), -1.0, 1.0)
 
@@ -88,7 +89,8 @@ def correlation_slope(architecture: MLP, length: ArrayLike, correlation: ArrayLi
     Source: Poole et al. 2016, eq. (7) for χ₁; Schoenholz et al. 2017, eq. (10).
     """
     q, c = jnp.broadcast_arrays(gaussian.as_float(length), gaussian.as_float(correlation))
-    return architecture.weight_variance * gaussian.dual_derivative(architecture.activation, q, q, c * q)
+    weight_variance, _ = variances(architecture)
+    return weight_variance * gaussian.dual_derivative(architecture.activation, q, q, c * q)
 
 
 def propagate(
@@ -111,22 +113,34 @@ def propagate(
 
     Source: Schoenholz et al. 2017, eqs. (2)–(5).
     """
+    check_pair(length1, length2, correlation)
+    return Trajectory(*_propagate(architecture, *map(gaussian.as_float, (length1, length2, correlation))))
+
+
+def variances(architecture: MLP) -> tuple[Array, Array]:
+    """σ_w² and σ_b² as arrays."""
+    return jnp.asarray(architecture.weight_variance), jnp.asarray(architecture.bias_variance)
+
+
+def check_pair(length1: ArrayLike, length2: ArrayLike, correlation: ArrayLike) -> None:
+    """Refuse lengths and cosines that no pair of inputs has; tracers have no value to look at and pass."""
     for name, value in (("length1", length1), ("length2", length2), ("correlation", correlation)):
         if np.ndim(value) != 0:
             raise ValueError(f"{name} must be one number, got shape {np.shape(value)}; use jax.vmap for several")
-    if not isinstance(length1, jax.core.Tracer) and not (float(length1) > 0 and float(length2) > 0):
-        raise ValueError(f"length1 and length2 are |x|²/d and must be positive, got {length1} and {length2}")
-    if not isinstance(correlation, jax.core.Tracer) and not -1 <= float(correlation) <= 1:
-        raise ValueError(f"correlation is the cosine of two inputs, between -1 and 1, got {correlation}")
-    return Trajectory(*_propagate(architecture, *map(gaussian.as_float, (length1, length2, correlation))))
+        if isinstance(value, Tracer):
+            continue
+        number = np.asarray(value).item()
+        if name == "correlation" and not -1 <= number <= 1:
+            raise ValueError(f"correlation is the cosine of two inputs, between -1 and 1, got {number}")
+        if name != "correlation" and not 0 < number < np.inf:
+            raise ValueError(f"{name} is |x|²/d of an input and must be positive and finite, got {number}")
 
 
 def first_layer(architecture: MLP, length1: Array, length2: Array, correlation: Array) -> Float[Array, "3"]:
     """(q_1, q_2, c) of the first layer's pre-activations, from the inputs' lengths and cosine."""
-    q1 = architecture.weight_variance * length1 + architecture.bias_variance
-    q2 = architecture.weight_variance * length2 + architecture.bias_variance
-    overlap = correlation * jnp.sqrt(length1 * length2)
-    covariance = architecture.weight_variance * overlap + architecture.bias_variance
+    weight_variance, bias_variance = variances(architecture)
+    overlaps = jnp.stack([length1, length2, correlation * jnp.sqrt(length1 * length2)])
+    q1, q2, covariance = weight_variance * overlaps + bias_variance
     return jnp.stack([q1, q2, covariance / jnp.sqrt(q1 * q2)])
 
 

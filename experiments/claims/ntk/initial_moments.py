@@ -16,7 +16,6 @@ outputs, so that one deep network measures every depth; both activations share i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -184,12 +183,12 @@ def _member_sums(
     return jax.lax.scan(add_chunk, total, jax.random.split(key, chunks))[0]
 
 
-def ratio_and_error(moments: Float[np.ndarray, "... 5"], members: int) -> tuple[np.ndarray, np.ndarray]:
+def ratio_and_error(moments: Float[np.ndarray, "... 5"], members: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """R = mean S₂ / (mean S₁)² and its standard error over members, by the delta method.
 
     Args:
         moments: means of S₁, S₂, S₁², S₁S₂, S₂² over the members.
-        members: their number.
+        members: their number, broadcast against the results.
 
     Returns:
         R and its standard error, of the shape of `moments` without the last dimension.
@@ -224,6 +223,8 @@ def judge(prediction: xr.Dataset, measurement: xr.Dataset) -> Verdict:
 
 def draw(figure: Figure, evidence: Evidence) -> None:
     """Excess over the Gaussian value against width, on logarithmic axes: one panel for each activation."""
+    from matplotlib.lines import Line2D
+
     from experiments.report.style import COLOURS, MARKERS
 
     prediction, measurement = evidence.prediction, evidence.measurement
@@ -232,26 +233,32 @@ def draw(figure: Figure, evidence: Evidence) -> None:
     ratio, error = ratio_and_error(moments.values, members[:, None, None])
     widths, depths = prediction["width"].values, prediction["depth"].values
     smooth = np.geomspace(widths[0], widths[-1], 60)
-    axes: Sequence = figure.subplots(1, 2, sharey=True)
+    axes = figure.subplots(1, 2, sharey=True)
     for j, (axis, name, excess) in enumerate(zip(axes, ("ReLU", "linear"), (5, 2), strict=True)):
         for i, depth in enumerate(depths):
             colour = COLOURS[i % len(COLOURS)]
             axis.plot(smooth, (1 + excess / smooth) ** depth - 1, color=colour, linewidth=1)
             # What the network would show with the other activation's factor.
-            axis.plot(smooth, (1 + (7 - excess) / smooth) ** depth - 1, ":", color=colour, linewidth=0.6)
+            axis.plot(smooth, (1 + (7 - excess) / smooth) ** depth - 1, ":", color=colour, linewidth=0.7)
             axis.errorbar(
                 widths,
                 ratio[:, i, j] - 1,
                 yerr=2.576 * error[:, i, j],
                 fmt=MARKERS[i % len(MARKERS)],
                 color=colour,
-                label=f"{depth} hidden",
+                label=f"$L - 1 = {depth}$",
             )
         axis.set(xscale="log", yscale="log", xlabel="width $n$", title=f"{name}: $(1+{excess}/n)^{{L-1}}$")
         axis.set_xticks(widths, [str(width) for width in widths])
+        axis.set_yticks([0.01, 0.03, 0.1, 0.3, 1, 3], ["0.01", "0.03", "0.1", "0.3", "1", "3"])
         axis.minorticks_off()
+        # Room around the predictions alone; the limits follow both panels.
+        excesses = prediction["ratio"].values - 1
+        axis.set_ylim(0.6 * excesses.min(), 2.0 * excesses.max())
     axes[0].set_ylabel(r"excess $E f^4 / 3(E f^2)^2 - 1$")
-    axes[1].legend(title="points: measured")
+    handles, names = axes[0].get_legend_handles_labels()
+    rival = Line2D([], [], linestyle=":", color="black", linewidth=0.7)
+    figure.legend([*handles, rival], [*names, "the other's factor"], loc="outside lower center", ncols=len(names) + 1)
 
 
 claim = Claim(
