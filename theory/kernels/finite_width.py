@@ -89,7 +89,7 @@ def variance_moment(activation: str, widths: Sequence[int], order: int) -> float
     Raises:
         ValueError: another activation, a width below 1, or a negative order.
 
-    Source: Hanin & Nica 2020; Roberts, Yaida & Hanin 2022, section 5.4 (to first order in 1/n).
+    Source: Hanin & Nica 2020; Roberts, Yaida & Hanin 2022, chapter 5 (to first order in 1/n).
     """
     hidden = _check(activation, widths)
     if order < 0:
@@ -112,7 +112,7 @@ def kurtosis_ratio(activation: str, widths: Sequence[int]) -> float:
     Raises:
         ValueError: another activation, or a width below 1.
 
-    Source: Roberts, Yaida & Hanin 2022, section 5.4 (first order); the exact product is derived here from
+    Source: Roberts, Yaida & Hanin 2022, chapter 5 (first order); the exact product is derived here from
         the fourth moments E φ⁴ / (E φ²)², which are 6 for ReLU and 3 for linear units.
     """
     hidden = _check(activation, widths)

@@ -50,14 +50,14 @@ class FixedPoint:
 
     @property
     def length_scale(self) -> float:
-        """ξ_q = −1/ln |Q'(q*)| in layers: |q − q*| falls as e^{−l/ξ_q}. Source: Schoenholz et al. 2017, eq. (7)."""
+        """ξ_q = −1/ln |Q'(q*)| in layers: |q − q*| falls as e^{−l/ξ_q}. Source: Schoenholz et al. 2017, section 3."""
         return _depth_scale(self.length_slope)
 
     @property
     def correlation_scale(self) -> float:
         """ξ_c = −1/ln χ_c in layers: |c − c*| falls as e^{−l/ξ_c}, as a power where ξ_c = ∞.
 
-        Source: Schoenholz et al. 2017, eq. (9). It is −1/ln χ₁ only where c* = 1.
+        Source: Schoenholz et al. 2017, section 3. It is −1/ln χ₁ only where c* = 1.
         """
         return _depth_scale(self.chi_c)
 
@@ -84,7 +84,7 @@ def fixed_point(architecture: MLP, *, start: float = 1.0) -> FixedPoint:
         ValueError: the length grows without limit, or its fixed point is unstable, or the length dies out, so
             that a correlation is not defined.
 
-    Source: Poole et al. 2016; Schoenholz et al. 2017, eqs. (6)–(10).
+    Source: Poole et al. 2016, section 2; Schoenholz et al. 2017, section 3.
     """
     length = length_fixed_point(architecture, start=start)
     if length == 0:
@@ -116,7 +116,7 @@ def length_fixed_point(architecture: MLP, *, start: float = 1.0) -> float:
         ValueError: start is not positive, the length grows without limit (ReLU with σ_w² > 2, or with
             σ_w² = 2 and a bias), or the fixed point is unstable.
 
-    Source: Poole et al. 2016, eq. (4).
+    Source: Poole et al. 2016, section 2.1.
     """
     if not start > 0:
         raise ValueError(f"start is a length and must be positive, got {start}")
@@ -196,7 +196,7 @@ def critical_weight_variance(
         ValueError: σ_b² is negative, or φ has no critical point there with a stable length (ReLU with
             σ_b² > 0; GELU with small σ_b²).
 
-    Source: Poole et al. 2016; Hayou et al. 2019, section 3 (the algorithm in q*).
+    Source: Poole et al. 2016; Hayou et al. 2019 (who trace the edge by q* too).
     """
     if not bias_variance >= 0:
         raise ValueError(f"bias_variance must be at least 0, got {bias_variance}")

@@ -5,7 +5,7 @@ Its variances q_1, q_2 (lengths) and its correlation c follow a recursion: with 
 
     q^{l+1} = σ_w² E[φ(u)²] + σ_b²,        c^{l+1} √(q_1^{l+1} q_2^{l+1}) = σ_w² E[φ(u) φ(v)] + σ_b².
 
-Source: Poole et al. 2016, eqs. (3)–(6); Schoenholz et al. 2017, eqs. (2)–(5).
+Source: Poole et al. 2016, section 2; Schoenholz et al. 2017, section 2.
 """
 
 from typing import NamedTuple
@@ -40,7 +40,7 @@ def length_map(architecture: MLP, length: ArrayLike) -> Float[Array, "..."]:
     Returns:
         Q(q), of the shape of `length`.
 
-    Source: Poole et al. 2016, eq. (3).
+    Source: Poole et al. 2016, section 2.1.
     """
     weight_variance, bias_variance = variances(architecture)
     return weight_variance * gaussian.second_moment(architecture.activation, length) + bias_variance
@@ -60,7 +60,7 @@ def pair_map(
     Returns:
         The three quantities one layer on, of the common shape.
 
-    Source: Poole et al. 2016, eqs. (3) and (6).
+    Source: Poole et al. 2016, section 2.2.
     """
     q1, q2, c = jnp.broadcast_arrays(*(gaussian.as_float(v) for v in (length1, length2, correlation)))
     out1, out2 = length_map(architecture, q1), length_map(architecture, q2)
@@ -86,7 +86,7 @@ def correlation_slope(architecture: MLP, length: ArrayLike, correlation: ArrayLi
     Returns:
         χ_c, of the common shape.
 
-    Source: Poole et al. 2016, eq. (7) for χ₁; Schoenholz et al. 2017, eq. (10).
+    Source: Poole et al. 2016, section 2.2, for χ₁; Schoenholz et al. 2017, section 3.
     """
     q, c = jnp.broadcast_arrays(gaussian.as_float(length), gaussian.as_float(correlation))
     weight_variance, _ = variances(architecture)
@@ -111,7 +111,7 @@ def propagate(
     Raises:
         ValueError: a length is not positive, the cosine lies outside [−1, 1], or one of them is no single number.
 
-    Source: Schoenholz et al. 2017, eqs. (2)–(5).
+    Source: Schoenholz et al. 2017, section 2.
     """
     check_pair(length1, length2, correlation)
     return Trajectory(*_propagate(architecture, *map(gaussian.as_float, (length1, length2, correlation))))

@@ -2,7 +2,7 @@
 maps from layer to layer; deep in the network they relax at the rates 1/ξ_q = −ln(χ₁ + σ_w² E[φφ'']) and
 1/ξ_c = −ln σ_w² E[φ'(u)φ'(v)] at c*, for tanh in the ordered and the chaotic phase, and as a power for critical ReLU.
 
-Source: Poole et al. 2016, eqs. (3)–(7), for the maps; Schoenholz et al. 2017, eqs. (7)–(10), for the depth scales;
+Source: Poole et al. 2016, section 2, for the maps; Schoenholz et al. 2017, section 3, for the depth scales;
 Hayou et al. 2019 for ReLU, where ξ_c = ∞ and 1 − c ≈ 9π²/(2l²).
 
 Margin: the theory speaks about one wide network, up to its own fluctuations of order n^-½, and the mean over networks

@@ -1,7 +1,7 @@
 """At initialisation the outputs of a bias-free network have heavier tails than a Gaussian, at every width n:
 E f⁴ / (3 (E f²)²) = (1 + 5/n)^(L−1) for ReLU and (1 + 2/n)^(L−1) for linear units, with L weight matrices.
 
-Source: Roberts, Yaida & Hanin 2022, section 5.4, to first order in 1/n; Hanin & Nica 2020 for the product over
+Source: Roberts, Yaida & Hanin 2022, chapter 5, to first order in 1/n; Hanin & Nica 2020 for the product over
 layers. The exact law is derived in `theory.kernels.finite_width`: given the last hidden layer the output is
 Gaussian, and its variance is multiplied in each of the L − 1 hidden layers by an independent factor of mean one
 and second moment 1 + 5/n or 1 + 2/n.
