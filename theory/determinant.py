@@ -4,6 +4,9 @@ At correlation ρ = 1 − ε the determinant is about 2ε ab: computed as it sta
 near the rounding error, and arccos(ρ) fails alike. Here the products are exact before they are subtracted.
 """
 
+import math
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -73,25 +76,37 @@ def _balance(a: Array, b: Array) -> tuple[Array, Array, Array]:
     return half_a * half_a, half_b * half_b, half_a * half_b
 
 
-@jax.custom_jvp
-def angle(a: Float[Array, "*shape"], b: Float[Array, "*shape"], c: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """θ = arccos ρ in [0, π], as atan2(√(ab − c²), c); 0 when a variance is 0.
+def sine_squared(
+    a: Float[Array, "*shape"], b: Float[Array, "*shape"], c: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """1 − ρ² = (ab − c²)/(ab); 0 when a variance is 0."""
+    by_a, by_b, by_c = _balance(a, b)
+    return determinant(by_a * a, by_b * b, by_c * c) * safe_inverse(by_a * a * (by_b * b))
+
+
+class Angles(NamedTuple):
+    """cos θ, the angle θ between the variables, and π − θ, both with all their digits at either end."""
+
+    cosine: Float[Array, "*shape"]
+    theta: Float[Array, "*shape"]
+    supplement: Float[Array, "*shape"]
+
+
+def angles(
+    a: Float[Array, "*shape"],
+    b: Float[Array, "*shape"],
+    c: Float[Array, "*shape"],
+    sine2: Float[Array, "*shape"],
+) -> Angles:
+    """θ = atan2(√(1 − ρ²), ρ); 0 when a variance is 0.
 
     At ρ = ±1, where dθ/dρ is infinite, the derivative is set to 0: along a diagonal ρ does not move.
     """
-    by_a, by_b, by_c = _balance(a, b)
-    return jnp.arctan2(jnp.sqrt(determinant(by_a * a, by_b * b, by_c * c)), by_c * c)
-
-
-@angle.defjvp
-def _angle_jvp(primals, tangents):
-    """dθ = [c(da/a + db/b)/2 − dc]/√(ab − c²)."""
-    a, b, c = primals
-    da, db, dc = tangents
-    by_a, by_b, by_c = _balance(a, b)
-    root = safe_sqrt(determinant(by_a * a, by_b * b, by_c * c))
-    relative = da * safe_inverse(a) + db * safe_inverse(b)
-    return angle(a, b, c), by_c * (0.5 * c * relative - dc) * safe_inverse(root)
+    scale = safe_sqrt(a) * safe_sqrt(b)
+    cosine = jnp.where(scale > 0, jnp.clip(c * safe_inverse(scale), -1.0, 1.0), 1.0)
+    acute = jnp.arctan2(safe_sqrt(sine2), jnp.abs(cosine))
+    obtuse = math.pi - acute
+    return Angles(cosine, jnp.where(cosine > 0, acute, obtuse), jnp.where(cosine > 0, obtuse, acute))
 
 
 def safe_inverse(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

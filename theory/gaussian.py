@@ -7,9 +7,9 @@ ReLU, leaky ReLU, absolute value, erf, GELU, sin, cos, sign, exp and polynomials
 Absolute accuracy of the quadrature in double precision, for an activation and slopes of size 1:
 
     function                  single integral                       double integral
-    tanh, sigmoid             1e-14 to q = 50, 2e-10 at 100         1e-12 to q = 5, 1e-9 at 10, 3e-6 at 30
-    kink at 0 (elsewhere)     4e-5 √q (1e-4 √q)                     4e-4 √(ab) (1e-3 √(ab))
-    jump at 0 (elsewhere)     rounding (7e-3)                       4e-3 (3e-2)
+    tanh, sigmoid             1e-14 to q = 50, 2e-10 at 100         1e-11 to q = 3, 1e-9 at 5, 1e-6 at 10
+    kink at 0 (elsewhere)     4e-5 √q (1e-4 √q)                     5e-4 √(ab) (2e-3 √(ab))
+    jump at 0 (elsewhere)     rounding (7e-3)                       6e-3 (4e-2)
 
 Functions that grow faster than e^(|z|/2) in standard deviations lose digits in the tails.
 """
@@ -25,7 +25,7 @@ from theory import quadrature
 from theory.activations import Activation
 from theory.activations import activation as find_activation
 from theory.arrays import ArrayLike, as_float
-from theory.determinant import determinant
+from theory.determinant import sine_squared
 from theory.duals import closed_form
 
 
@@ -77,7 +77,8 @@ def dual(
     Returns:
         Expectations of the common shape, in the inputs' dtype. Derivatives are finite at |ρ| = 1.
     """
-    return _dual(find_activation(activation), *_broadcast(variance1, variance2, covariance))
+    a, b, c = _broadcast(variance1, variance2, covariance)
+    return dual_at(find_activation(activation), a, b, c, None)
 
 
 def dual_derivative(
@@ -88,7 +89,8 @@ def dual_derivative(
     φ' is the derivative almost everywhere, so that the equation fails for the jump of sign (0 here, as
     gradient descent sees it).
     """
-    return _dual_derivative(find_activation(activation), *_broadcast(variance1, variance2, covariance))
+    a, b, c = _broadcast(variance1, variance2, covariance)
+    return dual_derivative_at(find_activation(activation), a, b, c, None)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -97,7 +99,7 @@ def _second_moment(activation: Activation, variance: Array) -> Array:
     if form is not None and form.second_moment is not None:
         return form.second_moment(variance)
     if form is not None:
-        return form.dual(variance, variance, variance)
+        return form.dual(variance, variance, variance, jnp.zeros_like(variance))
     return quadrature.single(lambda z: activation(z) ** 2, variance)
 
 
@@ -107,22 +109,26 @@ def _derivative_second_moment(activation: Activation, variance: Array) -> Array:
     if form is not None and form.derivative_second_moment is not None:
         return form.derivative_second_moment(variance)
     if form is not None:
-        return form.dual_derivative(variance, variance, variance)
+        return form.dual_derivative(variance, variance, variance, jnp.zeros_like(variance))
     return quadrature.single(lambda z: activation.derivative(z) ** 2, variance)
 
 
 @partial(jax.jit, static_argnums=0)
-def _dual(activation: Activation, a: Array, b: Array, c: Array) -> Array:
+def dual_at(activation: Activation, a: Array, b: Array, c: Array, r: Array | None) -> Array:
+    """`dual` of arrays of one shape and dtype, with r = 1 − ρ² where it is known better than a, b, c tell."""
+    r = sine_squared(a, b, c) if r is None else r
     form = closed_form(activation.function)
     if form is not None:
-        return form.dual(a, b, c)
-    return quadrature.pair(activation, activation, a, b, c, determinant(a, b, c))
+        return form.dual(a, b, c, r)
+    return quadrature.pair(activation, activation, a, b, c, r)
 
 
 @partial(jax.jit, static_argnums=0)
-def _dual_derivative(activation: Activation, a: Array, b: Array, c: Array) -> Array:
+def dual_derivative_at(activation: Activation, a: Array, b: Array, c: Array, r: Array | None) -> Array:
+    """`dual_derivative`, with r as in `dual_at`."""
+    r = sine_squared(a, b, c) if r is None else r
     form = closed_form(activation.function)
     if form is not None:
-        return form.dual_derivative(a, b, c)
+        return form.dual_derivative(a, b, c, r)
     derivative = activation.derivative
-    return quadrature.pair(derivative, derivative, a, b, c, determinant(a, b, c))
+    return quadrature.pair(derivative, derivative, a, b, c, r)

@@ -22,7 +22,7 @@ Elementwise = Callable[[Array], Array]
 # (half-width in standard deviations, nodes a standard deviation). A single integral is cheap and gets many
 # nodes; a double one pays their square for each entry of a kernel.
 _SINGLE = {"float64": (12.0, 32), "float32": (8.0, 16)}
-_DOUBLE = {"float64": (9.0, 8), "float32": (6.0, 5)}
+_DOUBLE = {"float64": (8.5, 6), "float32": (6.0, 5)}
 
 
 def trapezoid(width: float, density: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,18 +59,18 @@ def pair(
     a: Float[Array, "*shape"],
     b: Float[Array, "*shape"],
     c: Float[Array, "*shape"],
-    q: Float[Array, "*shape"],
+    r: Float[Array, "*shape"],
 ) -> Float[Array, "*shape"]:
-    """E[f(u) g(v)] for centred Gaussian (u, v) of variances a, b, covariance c and determinant q = ab − c².
+    """E[f(u) g(v)] for centred Gaussian (u, v) of variances a, b, covariance c and r = 1 − ρ².
 
-    u = √a z₁ and v = (c/√a) z₁ + √(q/a) z₂ with independent z₁, z₂: at |ρ| → 1 nothing cancels, because q
+    u = √a z₁ and v = (c/√a) z₁ + √(br) z₂ with independent z₁, z₂: at |ρ| → 1 nothing cancels, because r
     comes in with its own digits.
     """
     nodes, weights = _rule(_DOUBLE, a.dtype)
     positive = a > 0
     a_safe = jnp.where(positive, a, 1.0)
     slope = jnp.where(positive, c / jnp.sqrt(a_safe), 0.0)
-    rest = jnp.sqrt(jnp.where(positive, q / a_safe, b))
+    rest = jnp.sqrt(jnp.where(positive, b * r, b))
     scale = jnp.sqrt(a)
 
     def add_node(total, node_and_weight):
@@ -89,12 +89,12 @@ def _pair_jvp(f, g, primals, tangents):
     The second form (Stein's lemma) needs first derivatives only and holds for kinked functions too. The
     gradient of the quadrature itself would divide 0 by 0 at |ρ| = 1.
     """
-    a, b, c, q = primals
-    da, db, dc, _ = tangents  # q is a function of the other three: its share is in their derivatives
+    a, b, c, r = primals
+    da, db, dc, _ = tangents  # r is a function of the other three: its share is in their derivatives
     f_prime, g_prime = derivative_of(f), derivative_of(g)
-    slope = pair(f_prime, g_prime, a, b, c, q)
-    by_a = pair(lambda u: u * f_prime(u), g, a, b, c, q) - c * slope
-    by_b = pair(f, lambda v: v * g_prime(v), a, b, c, q) - c * slope
+    slope = pair(f_prime, g_prime, a, b, c, r)
+    by_a = pair(lambda u: u * f_prime(u), g, a, b, c, r) - c * slope
+    by_b = pair(f, lambda v: v * g_prime(v), a, b, c, r) - c * slope
     half_a = jnp.where(a > 0, 0.5 / jnp.where(a > 0, a, 1.0), 0.0)
     half_b = jnp.where(b > 0, 0.5 / jnp.where(b > 0, b, 1.0), 0.0)
-    return pair(f, g, a, b, c, q), slope * dc + by_a * half_a * da + by_b * half_b * db
+    return pair(f, g, a, b, c, r), slope * dc + by_a * half_a * da + by_b * half_b * db

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from theory.architecture import MLP
+from theory.architecture import MLP, PiecewiseLinear
 from theory.arrays import ArrayLike, one_or_two
-from theory.gaussian import derivative_second_moment, dual, dual_derivative, second_moment
+from theory.gaussian import derivative_second_moment, dual_at, dual_derivative_at, second_moment
+from theory.kernels.angles import after_layer, gram
 
 
 class Kernels(NamedTuple):
@@ -23,6 +24,7 @@ class Kernels(NamedTuple):
     ntk: Float[Array, "n1 n2"]
     rows: "SelfKernels"
     columns: "SelfKernels"
+    sine2: Float[Array, "n1 n2"] | None  # 1 − ρ² of nngp, for activations with a kink
 
 
 class SelfKernels(NamedTuple):
@@ -71,35 +73,59 @@ def _kernels(architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d
     weight_variance = jnp.asarray(architecture.weight_variance, x1.dtype)
     bias_variance = jnp.asarray(architecture.bias_variance, x1.dtype)
     activation = architecture.activation
+    slopes = activation.function
+    kinked = isinstance(slopes, PiecewiseLinear) and slopes.negative != slopes.positive
 
     def self_step(kernels: SelfKernels) -> SelfKernels:
         variance = weight_variance * second_moment(activation, kernels.nngp) + bias_variance
         slope = weight_variance * derivative_second_moment(activation, kernels.nngp)
         return SelfKernels(variance, variance + slope * kernels.ntk)
 
-    def assemble(covariance: Array, tangent: Array, rows: SelfKernels, columns: SelfKernels) -> Kernels:
-        if x2 is None:
-            covariance = _symmetric(covariance, rows.nngp)
-            tangent = _symmetric(tangent, rows.ntk)
-        return Kernels(covariance, tangent, rows, columns)
+    def with_diagonal(matrix: Array, diagonal: Array | float) -> Array:
+        return jnp.where(jnp.eye(*matrix.shape, dtype=bool), diagonal, matrix) if x2 is None else matrix
+
+    def exact(kernels: Kernels) -> Kernels:
+        rows, sine2 = kernels.rows, kernels.sine2
+        return kernels._replace(
+            nngp=with_diagonal(kernels.nngp, rows.nngp),
+            ntk=with_diagonal(kernels.ntk, rows.ntk),
+            sine2=None if sine2 is None else with_diagonal(sine2, 0.0),
+        )
 
     def step(kernels: Kernels, _: None) -> tuple[Kernels, None]:
-        a, b, c = kernels.rows.nngp[:, None], kernels.columns.nngp[None, :], kernels.nngp
-        covariance = weight_variance * dual(activation, a, b, c) + bias_variance
-        tangent = covariance + weight_variance * dual_derivative(activation, a, b, c) * kernels.ntk
+        a, b = jnp.broadcast_arrays(kernels.rows.nngp[:, None], kernels.columns.nngp[None, :])
+        c, r = kernels.nngp, kernels.sine2
+        covariance = weight_variance * dual_at(activation, a, b, c, r) + bias_variance
+        tangent = covariance + weight_variance * dual_derivative_at(activation, a, b, c, r) * kernels.ntk
         rows = self_step(kernels.rows)
         columns = rows if x2 is None else self_step(kernels.columns)
-        return assemble(covariance, tangent, rows, columns), None
+        sine2 = None
+        if r is not None and isinstance(slopes, PiecewiseLinear):
+            sine2 = after_layer(slopes, a, b, c, r, weight_variance, bias_variance)
+        return exact(Kernels(covariance, tangent, rows, columns, sine2)), None
 
-    other = x1 if x2 is None else x2
-    scale = weight_variance / x1.shape[1]
-    covariance = scale * jnp.matmul(x1, other.T, precision=jax.lax.Precision.HIGHEST) + bias_variance
-    squares = [scale * jnp.sum(x * x, axis=1) + bias_variance for x in (x1, other)]
-    start = assemble(covariance, covariance, *(SelfKernels(q, q) for q in squares))
+    start = exact(_input_kernels(weight_variance, bias_variance, x1, x2, kinked))
     # A scan compiles one layer whatever the depth.
-    return jax.lax.scan(step, start, None, length=architecture.depth)[0]
+    last: Kernels = jax.lax.scan(step, start, None, length=architecture.depth)[0]
+    if x2 is not None:
+        return last
+    # Rounding may depend on the order of the arguments; the mean with the transpose does not. Once at the
+    # end: within the loop the compiler would compute each entry twice for it.
+    nngp, ntk = (0.5 * (matrix + matrix.T) for matrix in (last.nngp, last.ntk))
+    return last._replace(nngp=nngp, ntk=ntk)
 
 
-def _symmetric(matrix: Float[Array, "n n"], diagonal: Float[Array, " n"]) -> Float[Array, "n n"]:
-    """The matrix with that diagonal, equal to its transpose to the last bit."""
-    return jnp.where(jnp.eye(len(diagonal), dtype=bool), diagonal, 0.5 * (matrix + matrix.T))
+def _input_kernels(weight_variance: Array, bias_variance: Array, x1: Array, x2: Array | None, kinked: bool) -> Kernels:
+    """K_0 = Θ_0 = σ_w² x·x'/d + σ_b²."""
+    if kinked:
+        first, second, inner, sine2 = gram(x1, x2)
+        a, b = jnp.broadcast_arrays(first[:, None], second[None])
+        # The first layer is dense alone: φ(x) = x, whose two slopes of 1 make the gain σ_w².
+        sine2 = after_layer(PiecewiseLinear(1.0, 1.0), a, b, inner, sine2, weight_variance, bias_variance)
+    else:
+        other, sine2 = x1 if x2 is None else x2, None
+        inner = jnp.matmul(x1, other.T, precision=jax.lax.Precision.HIGHEST) / x1.shape[1]
+        first, second = (jnp.mean(x * x, axis=1) for x in (x1, other))
+    covariance, variance1, variance2 = (weight_variance * q + bias_variance for q in (inner, first, second))
+    rows, columns = SelfKernels(variance1, variance1), SelfKernels(variance2, variance2)
+    return Kernels(covariance, covariance, rows, columns, sine2)

@@ -1,0 +1,115 @@
+"""Angles between inputs and between their images in the layers, exact to their last digits.
+
+An angle of 1e-6 is lost in 1 − ρ = 5e-13 once ρ has been rounded, and a kinked activation sees the angle
+itself: its tangent kernel keeps half the digits only. So r = sin² θ = 1 − ρ² is carried beside ρ, from the
+inputs (`gram`) through every layer of a piecewise linear activation (`after_layer`).
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from theory.activations import PiecewiseLinear
+from theory.determinant import angles, determinant, safe_inverse, safe_sqrt
+from theory.duals import sine_minus_chord
+
+
+class Gram(NamedTuple):
+    """Of the rows of two matrices: squared norms over d, inner products over d, and sin² of the angles."""
+
+    first: Float[Array, " n1"]
+    second: Float[Array, " n2"]
+    inner: Float[Array, "n1 n2"]
+    sine2: Float[Array, "n1 n2"]
+
+
+class _Slices(NamedTuple):
+    """x = power · (upper + rest), row by row."""
+
+    upper: Float[Array, "n d"]
+    rest: Float[Array, "n d"]
+    power: Float[Array, " n"]
+
+
+def _slices(x: Float[Array, "n d"]) -> _Slices:
+    """Cut each row so that a sum over d of products of upper parts is exact in any order of summation."""
+    _, exponent = jnp.frexp(jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=1)))
+    power = jnp.ldexp(jnp.ones_like(x[:, 0]), exponent)
+    scaled = x / power[:, None]
+    digits = (jnp.finfo(x.dtype).nmant + 1 - (x.shape[1] - 1).bit_length()) // 2
+    unit = 2.0 ** -max(digits, 1)
+    upper = jax.lax.stop_gradient(jnp.round(scaled / unit) * unit)
+    return _Slices(upper, scaled - upper, power)
+
+
+def gram(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None) -> Gram:
+    """Inner products and angles between the rows of x1 and of x2, or of x1 with itself.
+
+    Each inner product comes as an exact number and a small one, which hold half as many digits again
+    together. Source: the error-free splitting of Ozaki et al. 2012, with two slices.
+    """
+    s1 = _slices(x1)
+    s2 = s1 if x2 is None else _slices(x2)
+
+    def product(left: Array, right: Array) -> Array:
+        return jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
+
+    def own(s: _Slices) -> tuple[Array, Array]:
+        return jnp.sum(s.upper**2, axis=1), jnp.sum(s.rest * (2.0 * s.upper + s.rest), axis=1)
+
+    exact = product(s1.upper, s2.upper)
+    small = product(s1.upper, s2.rest) + product(s1.rest, s2.upper + s2.rest)
+    (exact1, small1), (exact2, small2) = own(s1), own(s2)
+    e1, m1, e2, m2 = jnp.broadcast_arrays(exact1[:, None], small1[:, None], exact2[None], small2[None])
+    # |x|²|x'|² − (x·x')², order by order in the small parts: nothing large is left to cancel.
+    area = determinant(e1, e2, exact) + (e1 * m2 + m1 * e2 - 2.0 * exact * small) + (m1 * m2 - small * small)
+    sine2 = area * safe_inverse((e1 + m1) * (e2 + m2))
+    d = x1.shape[1]
+    return Gram(
+        (exact1 + small1) * s1.power**2 / d,
+        (exact2 + small2) * s2.power**2 / d,
+        (exact + small) * s1.power[:, None] * s2.power[None] / d,
+        jnp.where(sine2 > 0, jnp.minimum(sine2, 1.0), 0.0),
+    )
+
+
+def after_layer(
+    slopes: PiecewiseLinear,
+    a: Float[Array, "*shape"],
+    b: Float[Array, "*shape"],
+    c: Float[Array, "*shape"],
+    sine2: Float[Array, "*shape"],
+    weight_variance: Array,
+    bias_variance: Array,
+) -> Float[Array, "*shape"]:
+    """sin² θ' of the angle after φ and a dense layer, from variances a, b, covariance c and sin² θ before it.
+
+    With g = σ_w² (α² + β²)/2 the variances become a' = ga + σ_b², b' = gb + σ_b², the covariance
+    g√(ab) J + σ_b², and a'b' sin² θ' = g²ab(1 − J)(1 + J) + gσ_b² [(√a − √b)² + 2√(ab)(1 − J)], a sum of
+    positive terms. J = cos θ + (η/π)(sin θ − θ cos θ) with η = (β − α)²/(α² + β²); η = 0 leaves the angle.
+    """
+    squares = slopes.negative**2 + slopes.positive**2
+    eta = (slopes.positive - slopes.negative) ** 2 / squares
+    angle = angles(a, b, c, sine2)
+    cosine = angle.cosine
+    sharp, sine = jnp.abs(cosine), safe_sqrt(sine2)
+    # In terms of the acute angle, so that 1 − J and 1 + J keep their digits at either end.
+    versine = sine2 / (1.0 + sharp)
+    bend = jnp.zeros_like(versine)
+    if eta != 0:  # the dense layer of the inputs has no bend, and the angle itself need not be taken
+        acute = jnp.minimum(angle.theta, angle.supplement)
+        bend = eta / math.pi * sine_minus_chord(acute, sine, sharp)
+    fall = versine - bend
+    rise = (eta - 1.0) * versine - bend
+    minus = jnp.where(cosine > 0, fall, (2.0 - eta) + rise)
+    plus = jnp.where(cosine > 0, 2.0 - fall, eta - rise)
+    gain = 0.5 * weight_variance * squares
+    inverse_a, inverse_b = (safe_inverse(gain * q + bias_variance) for q in (a, b))
+    root_a, root_b = safe_sqrt(a), safe_sqrt(b)
+    spread = (root_a - root_b) ** 2 + 2.0 * root_a * root_b * minus
+    # Each variance is divided by its successor first: their product may leave the dtype.
+    turned = (gain * a * inverse_a) * (gain * b * inverse_b) * minus * plus
+    return turned + (bias_variance * inverse_a) * (gain * spread * inverse_b)
