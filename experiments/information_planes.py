@@ -82,9 +82,8 @@ def information_planes(
     generator = np.random.default_rng(np.asarray(jax.random.key_data(split_key)))
     order = np.stack([generator.permutation(len(labels)) for _ in range(count)])
     rows = order[:, :train_examples]
-    # Without jit: all of it but the draw itself is cheap, and the draw's program serves every network of this size.
-    drawn = [network.init(member_key) for member_key in jax.random.split(init_key, count)]
-    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
+    # Without jit: the draw compiles by itself, and so once for all networks of this size.
+    params = jax.vmap(network.init)(jax.random.split(init_key, count))
     history = members(
         CrossEntropy(network),
         params,

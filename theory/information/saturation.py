@@ -9,27 +9,26 @@ Source: Saxe et al. 2018, section 2 and figure 2.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
-from jax.scipy.special import entr, logit, ndtr
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Float
+from scipy.special import entr, logit, ndtr
 
 from theory.architecture import Activation
 from theory.architecture import activation as resolve
 from theory.arrays import ArrayLike
 
-# The preimage's upper end {u : φ(u) < b} of each non-decreasing φ; −∞ where φ never falls below b, ∞ where always.
-_INVERSES = {
-    "tanh": lambda b: jnp.arctanh(jnp.clip(b, -1, 1)),
-    "sigmoid": lambda b: logit(jnp.clip(b, 0, 1)),
-    "relu": lambda b: jnp.where(b > 0, b, -jnp.inf),
+# The upper end of {u : φ(u) < b} for each non-decreasing φ; −∞ where φ never falls below b, ∞ where it always does.
+_INVERSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "tanh": lambda b: np.arctanh(np.clip(b, -1, 1)),
+    "sigmoid": lambda b: logit(np.clip(b, 0, 1)),
+    "relu": lambda b: np.where(b > 0, b, -np.inf),
     "linear": lambda b: b,
 }
 
 
-def equal_bins(bins: int, low: float, high: float) -> Float[Array, " edges"]:
+def equal_bins(bins: int, low: float, high: float) -> Float[np.ndarray, " edges"]:
     """Edges of equal bins on [low, high], `[bins + 1]`.
 
     Raises:
@@ -39,12 +38,12 @@ def equal_bins(bins: int, low: float, high: float) -> Float[Array, " edges"]:
         raise ValueError(f"bins must be at least 1, got {bins}")
     if not low < high:
         raise ValueError(f"low must be below high, got low={low} and high={high}")
-    return jnp.linspace(low, high, bins + 1)
+    return np.linspace(low, high, bins + 1)
 
 
 def bin_probabilities(
     weight: ArrayLike, edges: ArrayLike, *, activation: str | Activation = "tanh"
-) -> Float[Array, "*batch bins"]:
+) -> Float[np.ndarray, "*batch bins"]:
     """Probability of each bin of φ(wX), X ~ N(0, 1).
 
         p_i = Φ(φ⁻¹(b_{i+1})/w) − Φ(φ⁻¹(b_i)/w)
@@ -67,20 +66,26 @@ def bin_probabilities(
     name = resolve(activation).name
     if name not in _INVERSES:
         raise ValueError(f"activation must be one of {', '.join(_INVERSES)}, got '{name}': its inverse is needed")
-    edges = jnp.asarray(edges, dtype=jnp.result_type(float))
+    edges = np.asarray(edges, dtype=np.float64)
     if edges.ndim != 1 or edges.size < 2:
         raise ValueError(f"edges must be a vector of at least 2 numbers, got shape {edges.shape}")
-    if not bool(jnp.all(jnp.diff(edges) > 0)):
+    if not np.all(np.diff(edges) > 0):
         raise ValueError("edges must increase: sort them and drop repetitions")
-    weight = jnp.asarray(weight, dtype=edges.dtype)
-    if bool(jnp.any(weight == 0)):
+    weight = np.abs(np.asarray(weight, dtype=np.float64))
+    if np.any(weight == 0):
         raise ValueError("weight must not be 0: T is then constant, and its entropy 0")
-    return _probabilities(weight, edges, name)
+    # An edge where φ saturates has its preimage at infinity, and that is meant.
+    with np.errstate(divide="ignore"):
+        inner = _INVERSES[name](edges[1:-1])
+    ends = np.concatenate([[-np.inf], inner, [np.inf]]) / weight[..., None]
+    lower, upper = ends[..., :-1], ends[..., 1:]
+    # Right of the centre Φ is close to 1 and a difference of two values loses its digits; the mirror image does not.
+    return np.where(lower > 0, ndtr(-lower) - ndtr(-upper), ndtr(upper) - ndtr(lower))
 
 
 def binned_entropy(
     weight: ArrayLike, edges: ArrayLike, *, activation: str | Activation = "tanh"
-) -> Float[Array, "*batch"]:
+) -> Float[np.ndarray, "*batch"]:
     """I(X;T) = H(T) = −Σ p_i ln p_i in nats of one unit T = bin(φ(wX)), X ~ N(0, 1).
 
     For tanh with bins on [−1, 1] it tends to ln 2 as w → ∞, and as w → 0 to 0 for an odd number of bins (all activity
@@ -98,16 +103,4 @@ def binned_entropy(
 
     Source: Saxe et al. 2018, section 2 (figure 2C for tanh, 2D for ReLU). The limits are derived here.
     """
-    return entr(bin_probabilities(weight, edges, activation=activation)).sum(axis=-1)
-
-
-@partial(jax.jit, static_argnames="name")
-def _probabilities(
-    weight: Float[Array, "*batch"], edges: Float[Array, " edges"], name: str
-) -> Float[Array, "*batch bins"]:
-    inner = _INVERSES[name](edges[1:-1])
-    ends = jnp.concatenate([jnp.array([-jnp.inf]), inner, jnp.array([jnp.inf])]) / jnp.abs(weight)[..., None]
-    lower, upper = ends[..., :-1], ends[..., 1:]
-    # Right of the centre Φ is close to 1 and a difference of two values loses its digits; the mirror image does not.
-    right = lower > 0
-    return jnp.where(right, ndtr(-lower) - ndtr(-upper), ndtr(upper) - ndtr(lower))
+    return np.asarray(entr(bin_probabilities(weight, edges, activation=activation)).sum(axis=-1))

@@ -117,12 +117,12 @@ def unsaturated(config: Config) -> xr.Dataset:
 
 def _prediction(config: Config, units: dict[str, str]) -> xr.Dataset:
     w = np.array(config.weights)
-    edges = {name: np.asarray(equal_bins(_unit_bins(config, name), *_unit_range(config, name))) for name in units}
+    edges = {name: equal_bins(_unit_bins(config, name), *_unit_range(config, name)) for name in units}
     # The linear unit's bins are those of the ReLU and their mirror image.
     edges["linear"] = np.concatenate([-edges["relu"][:0:-1], edges["relu"]])
 
     def curve(name: str, at: np.ndarray) -> np.ndarray:
-        return np.asarray(binned_entropy(at, edges[name], activation=name))
+        return binned_entropy(at, edges[name], activation=name)
 
     fine = np.geomspace(w.min(), w.max(), 101)
     margin = 0.5 * np.abs(curve("linear", w) - curve("tanh", w)).min()
@@ -331,6 +331,8 @@ def _draw_plane(ax: Axes, evidence: Evidence, name: str) -> None:
     ax.set(title=_NAMES[name], xlabel="$I(X;T)$ (nats)", ylabel="$I(T;Y)$ (nats)", xlim=(0, 8.9), ylim=(0, 0.75))
     if name == "relu":
         ax.legend(loc="lower right")
+    else:
+        ax.text(0.04, 0.06, "open: before training\nfilled: after it", transform=ax.transAxes, fontsize="small")
 
 
 def _draw_compression(ax: Axes, evidence: Evidence) -> None:
@@ -349,7 +351,8 @@ def _draw_compression(ax: Axes, evidence: Evidence) -> None:
         x = learned["layer"].values + 0.12 * (i - 1)
         ax.errorbar(x, lost.mean(axis=0), 2.58 * error, fmt=MARKERS[i], color=COLOURS[i], label=label)
     ax.axhline(0, color="0.6", linewidth=0.6)
-    ax.set(xlabel="hidden layer", ylabel="compression (nats)", xticks=evidence.measurement["layer"].values)
+    ax.set(title="maximum less final $I(X;T)$", xlabel="hidden layer", ylabel="compression (nats)")
+    ax.set_xticks(evidence.measurement["layer"].values)
     ax.legend(loc="upper left")
 
 
@@ -366,12 +369,13 @@ def _draw_units(ax: Axes, evidence: Evidence) -> None:
             2.58 * error.sel(activation=name),
             fmt=MARKERS[i],
             color=COLOURS[i],
-            label=f"one {_NAMES[name]} unit",
+            label=_NAMES[name],
         )
     ax.axhline(BIT, color="0.6", linewidth=0.6, linestyle=":")
-    ax.annotate(r"$\ln 2$", (theory["fine_weight"].values[0], BIT), xytext=(0, 2), textcoords="offset points")
-    ax.set(xscale="log", xlabel="weight $w$", ylabel="$I(X;T)$ (nats)", ylim=(0, None))
-    ax.legend(loc="lower center")
+    ax.annotate(r"$\ln 2$", (theory["fine_weight"].values[0], BIT), xytext=(0, -8), textcoords="offset points")
+    ax.set(title=r"one unit, $T=\mathrm{bin}(\phi(wX))$", xscale="log", xlabel="weight $w$", ylabel="$I(X;T)$ (nats)")
+    ax.set_ylim(0, 4)
+    ax.legend(loc="lower left", bbox_to_anchor=(0.1, 0.17))
 
 
 _NAMES = {"tanh": "tanh", "relu": "ReLU"}
