@@ -55,7 +55,7 @@ def test_agrees_with_neural_tangents_from_depth_1_to_10(name, activation, inputs
         for i in range(2):
             for value, reference in zip(kernels, references[i][depth - 1], strict=True):
                 np.testing.assert_allclose(value[i], reference, rtol=1e-10, err_msg=f"depth {depth}")
-        if depth in (1, 2, DEPTHS):
+        if depth == 2:
             blocks = jax.vmap(lambda m: (nngp(m, x1, x2), ntk(m, x1, x2)))(mlp)
             for block, whole in zip(blocks, kernels, strict=True):
                 np.testing.assert_allclose(block, whole[:, : len(x1), len(x1) :], rtol=1e-10)
@@ -201,25 +201,27 @@ def test_relu_kernels_are_homogeneous(x, a, b):
 
 
 def test_vmap_and_grad_over_the_variances(inputs):
-    x = inputs[0]
-    weights = np.array([1.0, 1.5, 2.0])
-    swept = jax.vmap(lambda w: ntk(MLP(3, "relu", w, 0.1), x))(weights)
-    for kernel, w in zip(swept, weights, strict=True):
-        np.testing.assert_allclose(kernel, ntk(MLP(3, "relu", w, 0.1), x), rtol=1e-13)
+    x, shift = inputs[0], 1e-6
 
     def total(w, b):
         return jnp.sum(ntk(MLP(3, "relu", w, b), x))
 
-    gradient = jax.grad(total, argnums=(0, 1))(1.5, 0.1)
-    step = 1e-6
-    assert float(gradient[0]) == pytest.approx(
-        float(total(1.5 + step, 0.1) - total(1.5 - step, 0.1)) / (2 * step), rel=1e-6
-    )
-    assert float(gradient[1]) == pytest.approx(
-        float(total(1.5, 0.1 + step) - total(1.5, 0.1 - step)) / (2 * step), rel=1e-6
-    )
-    # The symmetric case has ρ = 1 on the diagonal, where a careless gradient is NaN.
-    assert np.isfinite(jax.grad(lambda x: jnp.sum(ntk(MLP(3, "relu"), x)))(x)).all()
+    # In one compiled sweep: the kernels, their derivatives, and the values that these must agree with.
+    weights = np.array([1.5, 1.5 + shift, 1.5 - shift, 1.5, 1.5])
+    biases = np.array([0.1, 0.1, 0.1, 0.1 + shift, 0.1 - shift])
+    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(total, argnums=(0, 1))))(weights, biases)
+    assert float(slopes[0][0]) == pytest.approx(float(values[1] - values[2]) / (2 * shift), rel=1e-6)
+    assert float(slopes[1][0]) == pytest.approx(float(values[3] - values[4]) / (2 * shift), rel=1e-6)
+    assert float(values[0]) == pytest.approx(float(total(1.5, 0.1)), rel=1e-13)
+
+
+def test_gradients_by_the_inputs_are_finite_on_the_diagonal(inputs):
+    """The symmetric case has ρ = 1 there, where a careless gradient is NaN."""
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(ntk(MLP(2, "relu"), x))))(inputs[0])
+    assert np.isfinite(gradient).all()
+    # Homogeneity: Σ x·∂Θ/∂x = 2 Σ Θ.
+    total = float(jnp.sum(ntk(MLP(2, "relu"), inputs[0])))
+    assert float(jnp.sum(gradient * inputs[0])) == pytest.approx(2 * total, rel=1e-10)
 
 
 def test_a_custom_activation_gives_the_kernel_of_its_named_twin(inputs):
