@@ -4,6 +4,8 @@ X is real and T without bins is as informative as X at every w. Through bins a u
 its activity spreads over more of them. A unit that saturates at both ends then loses it again: nearly all activity
 ends in the two outermost bins, and one bit, ln 2 nats, remains. A unit that does not saturate loses nothing.
 
+Plain NumPy: a few numbers, evaluated far from any gradient, are not worth compiling.
+
 Source: Saxe et al. 2018, section 2 and figure 2.
 """
 
