@@ -53,10 +53,12 @@ def observe(
             f"inputs must have shape (families, pairs, 2, {dimension}), got {inputs.shape}, "
             f"and no more dimensions than the networks have units ({widths[0]})"
         )
-    together = max(1, min(members, DRAWS // widths[0] ** 2))
+    # Equal batches: what is drawn beyond the last member is thrown away.
+    batches = -(-members // max(1, DRAWS // widths[0] ** 2))
+    together = -(-members // batches)
     start = _embed(networks, inputs, together)
     shown = []
-    for batch in range(-(-members // together)):
+    for batch in range(batches):
         signals = start
         # A loop on the host: inside `scan` XLA draws random numbers on one core only, and these are all the work.
         for layer in range(len(widths)):

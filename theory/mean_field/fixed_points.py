@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from scipy import optimize
 
 from theory import gaussian
@@ -233,7 +234,7 @@ def critical_weight_variance(
 
 
 @jax.jit
-def _length_slope(architecture: MLP, length: float) -> jax.Array:
+def _length_slope(architecture: MLP, length: ArrayLike) -> jax.Array:
     """Q'(q) = σ_w² E[φ'² + φφ''], by differentiation of the map: no φ'' is needed, kinks are right."""
     return jax.grad(lambda q: length_map(architecture, q))(gaussian.as_float(length))
 

@@ -88,7 +88,7 @@ class Config:
 
 SMOKE = Config(
     widths=(64, 128),
-    members=(512, 256),
+    members=(384, 192),
     depth=20,
     layers=(1, 2, 3, 5, 8, 12, 16, 20),
     pairs=12,
