@@ -22,7 +22,7 @@ Elementwise = Callable[[Array], Array]
 # (half-width in standard deviations, nodes a standard deviation). A single integral is cheap and gets many
 # nodes; a double one pays their square for each entry of a kernel.
 _SINGLE = {"float64": (12.0, 32), "float32": (8.0, 16)}
-_DOUBLE = {"float64": (8.5, 6), "float32": (6.0, 5)}
+_DOUBLE = {"float64": (8.5, 8), "float32": (6.0, 5)}
 
 
 def trapezoid(width: float, density: int) -> tuple[np.ndarray, np.ndarray]:
