@@ -76,7 +76,7 @@ class Network:
         # One draw for all parameters: a draw for each array costs XLA seconds of compilation in a deep network.
         normals = jax.random.normal(key, (self.parameters,), dtype)
         params, offset = [], 0
-        for i, (weight, bias) in enumerate(self._scales()):
+        for i, (weight, bias) in enumerate(self.scales()):
             fan_in, fan_out = self.sizes[i : i + 2]
             end = offset + fan_in * fan_out
             layer = {"weight": weight.init_std * normals[offset:end].reshape(fan_in, fan_out)}
@@ -97,7 +97,7 @@ class Network:
         if h.ndim != 2 or h.shape[1] != self.inputs:
             raise ValueError(f"x must have shape (n, {self.inputs}), got {h.shape}; reshape it to rows of inputs")
         z = []
-        for i, (weight, bias) in enumerate(self._scales()):
+        for i, (weight, bias) in enumerate(self.scales()):
             if i > 0:
                 h = self.activation(z[-1])
             # Full precision: a GPU would otherwise round the factors to 10 bits, far above the 1/n effects measured.
@@ -112,14 +112,14 @@ class Network:
         parametrisations all are equal, and the number itself does as well.
         """
         rates = []
-        for weight, bias in self._scales():
+        for weight, bias in self.scales():
             layer = {"weight": learning_rate * weight.learning_rate}
             if self.bias:
                 layer["bias"] = learning_rate * bias.learning_rate
             rates.append(layer)
         return rates
 
-    def _scales(self) -> list[tuple[LayerScale, LayerScale]]:
+    def scales(self) -> list[tuple[LayerScale, LayerScale]]:
         """Scales of the weights and of the biases, layer by layer."""
         scales = []
         last = len(self.sizes) - 2

@@ -11,9 +11,7 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_default_matmul_precision", "highest")
 
 # Annotations of shapes are claims too: with this hook a false one fails the test that meets it.
-install_import_hook(
-    ["theory", "experiments.networks", "experiments.training", "experiments.data"], "beartype.beartype"
-)
+install_import_hook(["theory", "experiments.networks", "experiments.training", "experiments.data"], "beartype.beartype")
 
 
 @pytest.fixture

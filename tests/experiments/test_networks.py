@@ -15,7 +15,7 @@ ARCHITECTURE = MLP(2, "erf", weight_variance=1.5, bias_variance=0.3)
 def _equivalent(source: Network, target: Network, params):
     """Parameters of `target` that give every layer the same effective weights as `params` give `source`."""
     mapped = []
-    for layer, old, new in zip(params, source._scales(), target._scales(), strict=True):
+    for layer, old, new in zip(params, source.scales(), target.scales(), strict=True):
         mapped.append(
             {
                 "weight": layer["weight"] * old[0].multiplier / new[0].multiplier,
@@ -55,9 +55,9 @@ def test_every_parametrisation_draws_the_function_that_it_states(name):
     small = 1 / n if name in ("mean-field", "mup") else 1.0
     expected = [1.5 / d, 1.5 / n, 1.5 / n * small]
     # The first layer of μP is drawn with variance σ_w²/n and multiplied by √(n/d).
-    ours = [(weight.multiplier * weight.init_std) ** 2 for weight, _ in net._scales()]
+    ours = [(weight.multiplier * weight.init_std) ** 2 for weight, _ in net.scales()]
     np.testing.assert_allclose(ours, expected, rtol=1e-12)
-    np.testing.assert_allclose([(b.multiplier * b.init_std) ** 2 for _, b in net._scales()], 0.3, rtol=1e-12)
+    np.testing.assert_allclose([(b.multiplier * b.init_std) ** 2 for _, b in net.scales()], 0.3, rtol=1e-12)
 
 
 def test_mean_field_and_mup_train_the_same_function(getkey, rng):
