@@ -71,7 +71,7 @@ def test_covariance_of_simulated_networks(name, rng):
 @pytest.mark.parametrize(("name", "weight_variance", "excess"), [("linear", 1.0, 2.0), ("relu", 2.0, 5.0)])
 def test_lengths_of_scale_free_networks_scatter_as_known(name, weight_variance, excess):
     """n Var q^l / q² is 2 from the units looked at, and 5 (ReLU) or 2 (linear) from every layer before."""
-    depth = 6
+    depth = 7
     result = corrections(MLP(depth, name, weight_variance, 0.0), 1.0, 1.0, 0.3)
     variance = np.array([result.covariance[i, i, 0, 0] for i in range(depth)]) / np.asarray(result.mean[:, 0]) ** 2
     np.testing.assert_allclose(variance, 2 + excess * np.arange(depth), rtol=1e-6)
@@ -80,17 +80,17 @@ def test_lengths_of_scale_free_networks_scatter_as_known(name, weight_variance, 
 
 def test_the_first_layer_has_the_moments_of_a_sample_correlation():
     """n Var c = (1 − c²)² and n E(ĉ − c) = −c(1 − c²)/2 (Hotelling 1953)."""
-    result = corrections(MLP(2, "tanh", 1.0, 0.0), 1.0, 3.0, 0.6)
+    result = corrections(MLP(7, "tanh", 1.0, 0.0), 1.0, 3.0, 0.6)
     np.testing.assert_allclose(result.covariance[0, 0, 2, 2], (1 - 0.36) ** 2, rtol=1e-9)
     np.testing.assert_allclose(result.shift[0, 2], -0.5 * 0.6 * (1 - 0.36), rtol=1e-9)
 
 
 def test_means_are_those_of_propagation_and_covariances_are_symmetric():
-    architecture = MLP(5, "tanh", 1.3, 0.05)
+    architecture = MLP(7, "tanh", 1.3, 0.05)
     result = corrections(architecture, 0.7, 0.2, -0.4)
     track = np.stack(propagate(architecture, 0.7, 0.2, -0.4), axis=1)[:-1]
     np.testing.assert_allclose(result.mean, track, rtol=1e-12)
-    full = np.asarray(result.covariance).transpose(0, 2, 1, 3).reshape(15, 15)
+    full = np.asarray(result.covariance).transpose(0, 2, 1, 3).reshape(21, 21)
     np.testing.assert_allclose(full, full.T, atol=1e-12)
     assert np.linalg.eigvalsh(full).min() > -1e-10
 

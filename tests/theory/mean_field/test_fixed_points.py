@@ -1,6 +1,7 @@
 """Fixed points, depth scales and the edge of chaos against iteration, closed forms and mpmath."""
 
 import math
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -46,20 +47,21 @@ def test_the_two_depth_scales_of_the_literature():
     """χ₁ + σ_w² E[φφ''] and σ_w² E[φ'(u)φ'(v)], integrated by mpmath with derivatives written out."""
     rest = fixed_point(MLP(1, "tanh", 5.0, 0.2))
     with mpmath.workdps(15):
-        root = mpmath.sqrt(rest.length)
+        root = math.sqrt(rest.length)
 
-        def expect(function):
-            return mpmath.quad(lambda z: mpmath.npdf(z) * function(root * z), [-10, -3, 0, 3, 10])
+        def expect(function) -> float:
+            value: Any = mpmath.quad(lambda z: mpmath.npdf(z) * function(root * z), [-10, -3, 0, 3, 10])
+            return float(value)
 
         chi_1 = 5 * expect(lambda u: mpmath.sech(u) ** 4)
         curvature = 5 * expect(lambda u: -2 * mpmath.tanh(u) ** 2 * mpmath.sech(u) ** 2)
     x, w = np.polynomial.hermite_e.hermegauss(150)
     w = w / w.sum()
     c, s = rest.correlation, math.sqrt(1 - rest.correlation**2)
-    u, v = float(root) * x[:, None], float(root) * (c * x[:, None] + s * x)
+    u, v = root * x[:, None], root * (c * x[:, None] + s * x)
     chi_c = 5 * np.sum(w[:, None] * w / (np.cosh(u) * np.cosh(v)) ** 2)
-    np.testing.assert_allclose(rest.chi_1, float(chi_1), rtol=1e-10)
-    np.testing.assert_allclose(rest.length_scale, -1 / math.log(float(chi_1 + curvature)), rtol=1e-9)
+    np.testing.assert_allclose(rest.chi_1, chi_1, rtol=1e-10)
+    np.testing.assert_allclose(rest.length_scale, -1 / math.log(chi_1 + curvature), rtol=1e-9)
     np.testing.assert_allclose(rest.correlation_scale, -1 / math.log(chi_c), rtol=1e-6)
     # The folklore of one scale from χ₁ is far off on this side of the edge of chaos.
     assert rest.correlation_scale > 1.5 / abs(math.log(rest.chi_1))
