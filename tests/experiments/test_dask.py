@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -16,8 +18,9 @@ pytest.importorskip("distributed", reason="the extra 'cluster' is not installed"
 class Cluster:
     """A scheduler and workers as processes, started as a user would."""
 
-    def __init__(self, root, environment):
-        self.root, self.environment, self.processes = root, environment, []
+    def __init__(self, root: Path, environment: dict[str, str]):
+        self.root, self.environment = root, environment
+        self.processes: list[tuple[subprocess.Popen, TextIO]] = []
         self.scheduler = self.start("dask_scheduler", "--port", "0", "--no-dashboard", "--host", "127.0.0.1")
         self.address = self.wait_for_line(self.scheduler, r"Scheduler at:\s+tcp://(\S+)")
 
@@ -30,8 +33,7 @@ class Cluster:
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-        process.log = log
-        self.processes.append(process)
+        self.processes.append((process, log))
         return process
 
     def worker(self, folder=None):
@@ -41,22 +43,22 @@ class Cluster:
         self.wait_for_line(process, "Registered to")
         return process
 
-    @staticmethod
-    def wait_for_line(process, pattern, seconds=60):
+    def wait_for_line(self, process, pattern, seconds=60):
+        log = next(log for started, log in self.processes if started is process)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            process.log.seek(0)
-            found = re.search(pattern, process.log.read())
+            log.seek(0)
+            found = re.search(pattern, log.read())
             if found:
                 return found.group(found.lastindex or 0)
             time.sleep(0.1)
         raise AssertionError(f"no line '{pattern}' in time")
 
     def close(self):
-        for process in reversed(self.processes):
+        for process, log in reversed(self.processes):
             process.kill()
             process.wait()
-            process.log.close()
+            log.close()
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_a_second_seed_compiles_nothing(plugin, run):
     run(seeds=(0,))
     compilations = []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda name, seconds, **_: compilations.append(name) if "backend_compile" in name else None
+        lambda event, duration_secs, **_: compilations.append(event) if "backend_compile" in event else None
     )
     run(seeds=(1, 2))
     assert not compilations

@@ -18,13 +18,13 @@ REPETITIONS = 100_000
 SUPPORTED, REFUTED = CODES.index(Status.SUPPORTED), CODES.index(Status.REFUTED)
 
 
-def at_most(rate: float, nominal: float, repetitions: int = REPETITIONS) -> bool:
+def at_most(rate: float | np.floating, nominal: float, repetitions: int = REPETITIONS) -> bool:
     """A rate does not exceed its nominal value beyond Monte Carlo error (one in 10⁵ would be flagged by chance)."""
-    return rate <= nominal + 4.3 * np.sqrt(nominal * (1 - nominal) / repetitions)
+    return bool(rate <= nominal + 4.3 * np.sqrt(nominal * (1 - nominal) / repetitions))
 
 
-def equals(rate: float, nominal: float, repetitions: int = REPETITIONS) -> bool:
-    return abs(rate - nominal) <= 4.5 * np.sqrt(nominal * (1 - nominal) / repetitions)
+def equals(rate: float | np.floating, nominal: float, repetitions: int = REPETITIONS) -> bool:
+    return bool(abs(rate - nominal) <= 4.5 * np.sqrt(nominal * (1 - nominal) / repetitions))
 
 
 def codes(deviation, error, margin, dof=np.inf):
