@@ -97,12 +97,12 @@ SMOKE = Config(
 )
 PAPER = Config(
     widths=(256, 1024),
-    members=(1024, 192),
+    members=(640, 160),
     depth=100,
     layers=(1, 2, 3, 5, 8, 12, 16, 24, 36, 50, 70, 100),
     pairs=16,
-    batches=32,
-    units=2,
+    batches=40,
+    units=1,
 )
 
 
@@ -398,7 +398,7 @@ def judge(prediction: xr.Dataset, measurement: xr.Dataset) -> Verdict:
 def draw(figure: Figure, evidence: Evidence) -> None:
     """Lengths, correlations, and how the difference of two families decays: a column for each phase."""
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
     from experiments.report.style import COLOURS, MARKERS
 
@@ -432,7 +432,8 @@ def draw(figure: Figure, evidence: Evidence) -> None:
                 for i in range(len(widths)):
                     points(axis, flip(values[i, family]), shown, i, colour)
             axis.set_xscale("log")
-            axis.xaxis.set_major_formatter(NullFormatter())
+            # The upper rows share their layers; the lowest has its own.
+            axis.xaxis.set_major_formatter(NullFormatter() if row == 0 else FormatStrFormatter("%g"))
         axes[0, j].set_title(phase.name)
         _draw_decay(axes[2, j], prediction, measured["gap"][:, j], j, shown, points)
     axes[0, 2].set_yscale("log")
@@ -457,11 +458,11 @@ def _draw_decay(axis, prediction: xr.Dataset, values: np.ndarray, j: int, shown:
 
     layers, widths = prediction["layer"].values, prediction["width"].values
     theory = prediction["gap"].values[j, 1] - prediction["gap"].values[j, 0]
-    axis.plot(layers, theory, color=COLOURS[2], linewidth=1)
     power = PHASES[j].activation == "relu"
     # As far as the difference stands out of the scatter of a mean over the ensemble.
-    seen = int(np.max(np.argwhere(theory > 0.02), initial=1)) + 1 if not power else len(layers)
-    where = shown[shown < seen]
+    seen = len(layers) if power else int(np.max(np.argwhere(theory > 0.02), initial=1)) + 1
+    axis.plot(layers[:seen], theory[:seen], color=COLOURS[2], linewidth=1)
+    where = shown if power else np.arange(0, seen, 2)
     for i in range(len(widths)):
         points(axis, values[i, 1] - values[i, 0], where, i, COLOURS[2])
     start, end = PHASES[j].correlation_window
