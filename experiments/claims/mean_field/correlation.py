@@ -224,7 +224,7 @@ def predict(config: Config) -> xr.Dataset:
     data = {}
     for name, k in (("length", 0), ("gap", 2)):
         scatter = np.sqrt(variance[..., k, k]) / root_n[:, None, None, None]
-        value, cap = getattr(truth, name), getattr(caps, name)
+        value, cap = truth._asdict()[name], caps._asdict()[name]
         # A shift of c is the opposite shift of 1 − c.
         sign = -1 if name == "gap" else 1
         data[name] = (("phase", "family", "layer"), value)
@@ -235,7 +235,7 @@ def predict(config: Config) -> xr.Dataset:
         )
         compared = np.isin(layers, config.layers) & (scatter < (0.5 * value if name == "length" else np.inf))
         data[f"{name}_compared"] = (("width", "phase", "family", "layer"), compared.astype(np.int64))
-        rate, rate_cap = getattr(truth, f"{name}_rate"), getattr(caps, f"{name}_rate")
+        rate, rate_cap = truth._asdict()[f"{name}_rate"], caps._asdict()[f"{name}_rate"]
         spread = _rate_scatter(value, covariance[..., k, k], name)
         own = np.abs(finite_depth[0 if name == "length" else 1] - rate) + spread / root_n[:, None]
         data[f"{name}_rate"] = ("phase", rate)
@@ -247,9 +247,9 @@ def predict(config: Config) -> xr.Dataset:
 
 def _half_distance(truth: Curves, rivals: list[Curves], name: str) -> np.ndarray:
     """Half the largest distance over families and layers to the nearest rival that differs, for each phase."""
-    here = getattr(truth, name)
+    here = truth._asdict()[name]
     with np.errstate(over="ignore"):
-        distances = np.array([np.abs(getattr(rival, name) - here).reshape(len(PHASES), -1).max(1) for rival in rivals])
+        distances = np.array([np.abs(rival._asdict()[name] - here).reshape(len(PHASES), -1).max(1) for rival in rivals])
     return 0.5 * np.where(distances > 1e-9, distances, np.inf).min(axis=0)
 
 
@@ -268,7 +268,7 @@ def _rate_scatter(value: np.ndarray, covariance: np.ndarray, name: str) -> np.nd
 def _instead(config: Config, curves: Curves) -> xr.Dataset:
     """A rival's values, with the claim's own margins."""
     prediction = predict(config)
-    return prediction.assign({name: (prediction[name].dims, getattr(curves, name)) for name in Curves._fields})
+    return prediction.assign({name: (prediction[name].dims, curves._asdict()[name]) for name in Curves._fields})
 
 
 def scale_from_chi1(config: Config) -> xr.Dataset:
