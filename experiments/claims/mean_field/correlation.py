@@ -9,8 +9,9 @@ Margin: the theory speaks about one wide network, up to its own fluctuations of 
 is off by only O(1/n). Both constants are derived in `theory.mean_field.finite_width`. A mean over networks agrees with
 the map if it lies within the predicted scatter of *one* network of that width (no standard error: more networks do
 not change it), and never more than half as far as the nearest rival is from the theory in the layer where the two
-differ most. A depth scale is read off between two layers, so its margin also has the difference between the map's
-own decay there and the limit of large depth.
+differ most; rival maps bound the margins of lengths and correlations, rival depth scales (no relaxation at all among
+them) those of the rates. A depth scale is read off between two layers, so its margin also has the difference between
+the map's own decay there and the limit of large depth.
 
 Assumptions: Gaussian weights; the 1/n shift is small against the margin, which for ReLU asks for depth/width ≪ 1;
 lengths are compared only where the predicted scatter is below half of the length (for ReLU their variance grows as
