@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Key
 
@@ -74,14 +76,18 @@ class Network:
             latter only if the network has biases.
         """
         # One draw for all parameters: a draw for each array costs XLA seconds of compilation in a deep network.
-        normals = jax.random.normal(key, (self.parameters,), dtype)
+        return self.assemble(jax.random.normal(key, (self.parameters,), dtype))
+
+    def assemble(self, normals: Array | np.ndarray) -> Params:
+        """Parameters from standard normals (…, parameters), with the same leading axes; NumPy's stay NumPy's."""
         params, offset = [], 0
         for i, (weight, bias) in enumerate(self.scales()):
             fan_in, fan_out = self.sizes[i : i + 2]
             end = offset + fan_in * fan_out
-            layer = {"weight": weight.init_std * normals[offset:end].reshape(fan_in, fan_out)}
+            entries = normals[..., offset:end].reshape(*normals.shape[:-1], fan_in, fan_out)
+            layer = {"weight": entries * normals.dtype.type(weight.init_std)}
             if self.bias:
-                layer["bias"] = bias.init_std * normals[end : end + fan_out]
+                layer["bias"] = normals[..., end : end + fan_out] * normals.dtype.type(bias.init_std)
                 end += fan_out
             params.append(layer)
             offset = end
@@ -181,6 +187,32 @@ def network(
             "parametrisation; give a positive bias_variance, or parametrisation='standard'"
         )
     return Network(widths, inputs, outputs, architecture.activation, weight_variance, bias_variance, scheme, bool(bias))
+
+
+# Numbers drawn by one call of the program below, whatever the width.
+DRAW = 2**20
+
+
+def init_members(network: Network, key: Key[Array, ""], members: int, dtype: DTypeLike = jnp.float32) -> Params:
+    """Random parameters of an ensemble, with a leading axis of members.
+
+    One compiled program serves all networks: in a sweep over widths `jax.vmap(network.init)` is compiled for each.
+
+    Args:
+        network: of one member.
+        key: a typed key; equal keys give other parameters than `Network.init` does.
+        members: how many.
+        dtype: of the parameters.
+    """
+    count = members * network.parameters
+    parts = [np.asarray(_normals(jax.random.fold_in(key, i), jnp.dtype(dtype))) for i in range(-(-count // DRAW))]
+    normals = np.concatenate(parts)[:count].reshape(members, network.parameters)
+    return jax.device_put(network.assemble(normals))
+
+
+@partial(jax.jit, static_argnums=1)
+def _normals(key: Key[Array, ""], dtype: np.dtype) -> Float[Array, " draw"]:
+    return jax.random.normal(key, (DRAW,), dtype)
 
 
 # Inside `network` the argument `parametrisation` hides the function of that name.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from experiments.networks import Network, network
+from experiments.networks import DRAW, Network, init_members, network
 from theory.architecture import MLP, PARAMETRISATIONS
 
 ARCHITECTURE = MLP(2, "erf", weight_variance=1.5, bias_variance=0.3)
@@ -118,3 +118,20 @@ def test_dead_biases_and_traced_variances_are_refused(getkey):
     net = network(ARCHITECTURE, width=4, inputs=3)
     with pytest.raises(ValueError, match=r"x must have shape \(n, 3\)"):
         net.apply(net.init(getkey()), np.ones((2, 4)))
+
+
+def test_members_are_drawn_independently_by_one_program(getkey):
+    """More numbers than one draw gives: all parameters are standard normal and none occurs twice."""
+    net = network(MLP(1, "relu", 2.0), width=500, inputs=99, parametrisation="standard")
+    members = 30
+    assert members * net.parameters > DRAW
+    params = init_members(net, getkey(), members)
+    assert params[0]["weight"].shape == (members, 99, 500)
+    first, last = (np.asarray(layer["weight"]).ravel() for layer in params)
+    # Four standard errors of a sample variance.
+    for sample, variance in ((first, 2 / 99), (last, 2 / 500)):
+        np.testing.assert_allclose(sample.var(), variance, rtol=4 * np.sqrt(2 / sample.size))
+    # A float32 normal repeats now and then by chance; a repeated block would repeat all of it.
+    assert len(np.unique(first)) > 0.9 * first.size
+    again = init_members(network(MLP(1, "relu", 2.0), width=500, inputs=99), getkey(), 1)
+    assert again[0]["weight"].dtype == jnp.float32
