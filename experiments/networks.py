@@ -85,9 +85,9 @@ class Network:
             fan_in, fan_out = self.sizes[i : i + 2]
             end = offset + fan_in * fan_out
             entries = normals[..., offset:end].reshape(*normals.shape[:-1], fan_in, fan_out)
-            layer = {"weight": entries * normals.dtype.type(weight.init_std)}
+            layer = {"weight": _scaled(entries, weight.init_std)}
             if self.bias:
-                layer["bias"] = normals[..., end : end + fan_out] * normals.dtype.type(bias.init_std)
+                layer["bias"] = _scaled(normals[..., end : end + fan_out], bias.init_std)
                 end += fan_out
             params.append(layer)
             offset = end
@@ -141,6 +141,11 @@ class Network:
         return scales
 
 
+def _scaled(normals: Any, std: float) -> Any:
+    # In the NTK parametrisation std is 1, and a large ensemble is spared a copy.
+    return normals if std == 1 else normals * normals.dtype.type(std)
+
+
 def network(
     architecture: MLP,
     *,
@@ -190,7 +195,7 @@ def network(
 
 
 # Numbers drawn by one call of the program below, whatever the width.
-DRAW = 2**20
+DRAW = 2**16
 
 
 def init_members(network: Network, key: Key[Array, ""], members: int, dtype: DTypeLike = jnp.float32) -> Params:
