@@ -72,7 +72,7 @@ class Config:
 
 
 SMOKE = Config(
-    "digits", 1, 1, widths=(24, 48, 128, 320), members=288, batches=1, steps=(1, 2, 4, 8, 16), learning_rate=0.15
+    "digits", 1, 1, widths=(24, 48, 128, 320), members=224, batches=1, steps=(1, 2, 4, 8, 16), learning_rate=0.15
 )
 PAPER = Config(
     "mnist",
@@ -266,14 +266,18 @@ def draw(figure: Figure, evidence: Evidence) -> None:
         a = float(fit_amplitude(widths, mean[i], error[i], exponent=p, correction=1.0).estimate)
         # The amplitude of the correction is what the fit leaves at the narrowest width.
         b = (mean[i][0] - a * widths[0] ** -p) * widths[0] ** (p + 1)
-        left.plot(smooth, a * columns[0] + b * columns[1], color=COLOURS[i], linewidth=1, label=f"${rate}$ (theory)")
+        left.plot(
+            smooth, a * columns[0] + b * columns[1], color=COLOURS[i], linewidth=1, label=f"${rate}$ with next order"
+        )
         left.errorbar(widths, mean[i], 2.576 * error[i], fmt=MARKERS[i], color=COLOURS[i], label=f"distance to {name}")
     # The bound taken as the rate, through the narrowest networks.
     left.plot(smooth, mean[0][0] * (smooth / widths[0]) ** -0.5, ":", color=COLOURS[0], linewidth=0.8)
-    left.annotate("bound", (smooth[25], mean[0][0] * (smooth[25] / widths[0]) ** -0.5), color=COLOURS[0])
+    left.annotate(
+        "the bound, $n^{-1/2}$", (smooth[25], mean[0][0] * (smooth[25] / widths[0]) ** -0.5), color=COLOURS[0]
+    )
     left.set(xscale="log", yscale="log", xlabel="width $n$", ylabel="largest distance")
     left.set_xticks(widths, [f"{width:.0f}" for width in widths], rotation=45 if len(widths) > 5 else 0)
-    left.minorticks_off()
+    left.set_xticks([], minor=True)
     left.legend()
     scaled = gaps(prediction, measurement)[0] * widths[:, None, None]
     for i, width in enumerate(widths):
@@ -288,7 +292,7 @@ def draw(figure: Figure, evidence: Evidence) -> None:
         )
     right.set(xscale="log", xlabel="steps of gradient descent", ylabel=r"$n\,\times$ distance to linearisation")
     right.set_xticks(steps, [str(step) for step in steps])
-    right.minorticks_off()
+    right.set_xticks([], minor=True)
     right.legend(title="width")
 
 
