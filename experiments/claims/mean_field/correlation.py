@@ -5,13 +5,13 @@ maps from layer to layer; deep in the network they relax at the rates 1/ξ_q = �
 Source: Poole et al. 2016, section 2, for the maps; Schoenholz et al. 2017, section 3, for the depth scales;
 Hayou et al. 2019 for ReLU, where ξ_c = ∞ and 1 − c ≈ 9π²/(2l²).
 
-Margin: the theory speaks about one wide network, up to its own fluctuations of order n^-½, and the mean over networks
-is off by only O(1/n). Both constants are derived in `theory.mean_field.finite_width`. A mean over networks agrees with
-the map if it lies within the predicted scatter of *one* network of that width (no standard error: more networks do
-not change it), and never more than half as far as the nearest rival is from the theory in the layer where the two
-differ most; rival maps bound the margins of lengths and correlations, rival depth scales (no relaxation at all among
-them) those of the rates. A depth scale is read off between two layers, so its margin also has the difference between
-the map's own decay there and the limit of large depth.
+Margin: the statement is about one wide network, so that what it admits as agreement is the scatter of one network
+about the maps, of order n^-½ and derived in `theory.mean_field.finite_width`, as is the shift of the mean, which is
+O(1/n) and at most a third of it. The mean over networks must lie within that scatter (no standard error: more
+networks do not change it) and within half the distance to the nearest rival at that very point. Points where the
+rivals agree, or where the scatter is not small against the value, decide nothing and are not compared. A decay rate
+is read off between two layers and predicted from the map between these layers; the fixed point's 1/ξ, which it
+approaches, is what the rivals change.
 
 Assumptions: Gaussian weights; the 1/n shift is small against the margin, which for ReLU asks for depth/width ≪ 1;
 lengths are compared only where the predicted scatter is below half of the length (for ReLU their variance grows as
@@ -111,16 +111,16 @@ def assumptions(config: Config) -> list[Assumption]:
     """The theory's own mean error, and the planned noise, against the margins that are compared."""
     prediction = predict(config)
     shift = max(_worst(prediction, name) for name in ("length", "gap"))
-    members = int(min(config.members))
+    noise = min(_margin_over_noise(prediction, config, name) for name in ("length", "gap"))
     last = max(max(phase.correlation_window) for phase in PHASES)
     return [
         Assumption(
             "the 1/n shift is at most a third of the margin", bool(shift <= 1 / 3), f"at most {shift:.2f} of it"
         ),
         Assumption(
-            "the margin is at least 12 planned standard errors",
-            members >= 144,
-            f"one network's scatter over √{members}, even if pairs of inputs were wholly dependent",
+            "the margin is at least 4 planned standard errors, were the pairs of inputs in a network wholly dependent",
+            noise >= 4,
+            f"at least {noise:.1f}; pairs in orthogonal planes are nearly independent in the first layers",
         ),
         Assumption("every window lies inside the network", last <= config.depth, f"{last} of {config.depth} layers"),
     ]
@@ -128,12 +128,27 @@ def assumptions(config: Config) -> list[Assumption]:
 
 def _worst(prediction: xr.Dataset, name: str) -> float:
     """Largest ratio of shift to margin among the comparisons."""
-    ratio = np.abs(prediction[f"{name}_shift"].values) / prediction[f"{name}_margin"].values
-    return float(np.max(ratio[prediction[f"{name}_compared"].values == 1]))
+    chosen = prediction[f"{name}_compared"].values == 1
+    return float(
+        np.max(np.abs(prediction[f"{name}_shift"].values[chosen]) / prediction[f"{name}_margin"].values[chosen])
+    )
+
+
+def _margin_over_noise(prediction: xr.Dataset, config: Config, name: str) -> float:
+    """Smallest ratio of margin to the standard error of a mean over members, among points and rates."""
+    chosen = prediction[f"{name}_compared"].values == 1
+    members = np.sqrt(config.members)
+    points = prediction[f"{name}_margin"].values / prediction[f"{name}_scatter"].values * members[:, None, None, None]
+    rates = prediction[f"{name}_rate_margin"].values / prediction[f"{name}_rate_scatter"].values * members[:, None]
+    return float(min(points[chosen].min(), rates.min()))
 
 
 class Curves(NamedTuple):
-    """Mean-field values: [phase, family, layer] for lengths and gaps 1 − c, [phase] for decay rates a layer."""
+    """Mean-field values: [phase, family, layer] for lengths and gaps 1 − c, [phase] for decay rates a layer.
+
+    A rate is the map's own between the two layers of its window, where it is not yet the asymptotic 1/ξ. What a rival
+    says of ξ changes it by as much as it changes 1/ξ.
+    """
 
     length: np.ndarray
     gap: np.ndarray
@@ -146,16 +161,7 @@ def _curves(config: Config, architectures: list[MLP]) -> Curves:
     tracks = [[propagate(a, r, r, cosine) for r, cosine in FAMILIES] for a in architectures]
     length = np.array([[t.length1[: config.depth] for t in row] for row in tracks])
     gap = 1 - np.array([[t.correlation[: config.depth] for t in row] for row in tracks])
-    # Without a fixed point (a linear network that grows) or with a power law, the rate is the map's own there.
-    length_rate, gap_rate = _window_rates(length, gap)
-    for i, architecture in enumerate(architectures):
-        if architecture.activation.name != "linear":
-            rest = fixed_point(architecture)
-            if np.isfinite(rest.length_scale):
-                length_rate[i] = 1 / rest.length_scale
-            if np.isfinite(rest.correlation_scale):
-                gap_rate[i] = 1 / rest.correlation_scale
-    return Curves(length, gap, length_rate, gap_rate)
+    return Curves(length, gap, *_window_rates(length, gap))
 
 
 def _window_rates(length: np.ndarray, gap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -178,14 +184,16 @@ def _truth(config: Config) -> Curves:
 
 
 def _scale_from_chi1(config: Config) -> Curves:
-    rates = np.abs([np.log(fixed_point(a).chi_1) for a in _architectures(config)])
-    truth = _truth(config)
-    # At criticality both are infinite.
-    return truth._replace(gap_rate=np.where(rates > 1e-9, rates, truth.gap_rate))
+    truth, rests = _truth(config), [fixed_point(a) for a in _architectures(config)]
+    # At criticality both scales are infinite.
+    change = np.array([abs(np.log(r.chi_1)) - 1 / r.correlation_scale for r in rests])
+    return truth._replace(gap_rate=truth.gap_rate + np.where(np.abs(change) > 1e-9, change, 0.0))
 
 
 def _length_scale_from_chi1(config: Config) -> Curves:
-    return _truth(config)._replace(length_rate=-np.log([fixed_point(a).chi_1 for a in _architectures(config)]))
+    truth, rests = _truth(config), [fixed_point(a) for a in _architectures(config)]
+    change = np.array([-np.log(r.chi_1) - 1 / r.length_scale for r in rests])
+    return truth._replace(length_rate=truth.length_rate + change)
 
 
 def _forgotten_bias(config: Config) -> Curves:
@@ -202,7 +210,7 @@ def _no_relaxation(config: Config) -> Curves:
 
 
 def _caps(config: Config, truth: Curves) -> Curves:
-    """Half the distance to the nearest rival, [phase]: rival maps for the curves, rival scales for the rates."""
+    """Half the distance to the nearest rival: rival maps for each point of the curves, rival scales for the rates."""
     maps = [_forgotten_bias(config), _linear_map(config)]
     scales = [_scale_from_chi1(config), _length_scale_from_chi1(config), _no_relaxation(config)]
     near = {name: scales if name.endswith("rate") else maps for name in Curves._fields}
@@ -218,7 +226,6 @@ def predict(config: Config) -> xr.Dataset:
     shift = np.array([[e.shift for e in row] for row in expansions])
     covariance = np.array([[e.covariance for e in row] for row in expansions])
     variance = np.einsum("pfllij->pflij", covariance)
-    finite_depth = _window_rates(truth.length, truth.gap)
     layers = np.arange(1, config.depth + 1)
     root_n = np.sqrt(np.array(config.widths, dtype=np.float64))
 
@@ -229,29 +236,35 @@ def predict(config: Config) -> xr.Dataset:
         # A shift of c is the opposite shift of 1 − c.
         sign = -1 if name == "gap" else 1
         data[name] = (("phase", "family", "layer"), value)
-        data[f"{name}_margin"] = (("width", "phase", "family", "layer"), np.minimum(scatter, cap[..., None, None]))
+        data[f"{name}_margin"] = (("width", "phase", "family", "layer"), np.minimum(scatter, cap))
+        data[f"{name}_scatter"] = (("width", "phase", "family", "layer"), scatter)
         data[f"{name}_shift"] = (
             ("width", "phase", "family", "layer"),
             sign * shift[..., k] / root_n[:, None, None, None] ** 2,
         )
-        compared = np.isin(layers, config.layers) & (scatter < (0.5 * value if name == "length" else np.inf))
+        # First order in 1/n needs a small scatter, and a point on which the rivals agree decides nothing.
+        compared = np.isin(layers, config.layers) & (scatter < 0.5 * np.abs(value)) & (cap > 0.75 * scatter)
         data[f"{name}_compared"] = (("width", "phase", "family", "layer"), compared.astype(np.int64))
         rate, rate_cap = truth._asdict()[f"{name}_rate"], caps._asdict()[f"{name}_rate"]
         spread = _rate_scatter(value, covariance[..., k, k], name)
-        own = np.abs(finite_depth[0 if name == "length" else 1] - rate) + spread / root_n[:, None]
         data[f"{name}_rate"] = ("phase", rate)
-        data[f"{name}_rate_margin"] = (("width", "phase"), np.minimum(own, rate_cap))
-    # For the figure: the slope that a rival takes its depth scale from.
-    data["chi_1"] = ("phase", [fixed_point(a).chi_1 for a in _architectures(config)])
+        data[f"{name}_rate_scatter"] = (("width", "phase"), spread / root_n[:, None])
+        data[f"{name}_rate_margin"] = (("width", "phase"), np.minimum(spread / root_n[:, None], rate_cap))
+    # For the figure: the asymptotic slope, and the one that a rival takes its depth scale from.
+    rests = [fixed_point(a) for a in _architectures(config)]
+    data["inverse_xi_c"] = ("phase", [1 / r.correlation_scale for r in rests])
+    data["chi_1"] = ("phase", [r.chi_1 for r in rests])
     return xr.Dataset(data, coords={"width": list(config.widths), "layer": layers})
 
 
 def _half_distance(truth: Curves, rivals: list[Curves], name: str) -> np.ndarray:
-    """Half the largest distance over families and layers to the nearest rival that differs, for each phase."""
+    """Half the distance to the nearest rival that differs in this phase (ReLU has no bias to forget)."""
     here = truth._asdict()[name]
     with np.errstate(over="ignore"):
-        distances = np.array([np.abs(rival._asdict()[name] - here).reshape(len(PHASES), -1).max(1) for rival in rivals])
-    return 0.5 * np.where(distances > 1e-9, distances, np.inf).min(axis=0)
+        distances = np.array([np.abs(rival._asdict()[name] - here) for rival in rivals])
+    everywhere = distances.reshape(*distances.shape[:2], -1).max(axis=-1)
+    differs = (everywhere > 1e-9).reshape(*everywhere.shape, *(1,) * (here.ndim - 1))
+    return 0.5 * np.where(differs, distances, np.inf).min(axis=0)
 
 
 def _rate_scatter(value: np.ndarray, covariance: np.ndarray, name: str) -> np.ndarray:
@@ -469,7 +482,7 @@ def _draw_decay(axis, prediction: xr.Dataset, values: np.ndarray, j: int, shown:
     start, end = PHASES[j].correlation_window
     line = np.array([start, min(seen, 2 * end)])
     if not power:
-        rate = float(prediction["gap_rate"][j])
+        rate = float(prediction["inverse_xi_c"][j])
         axis.plot(
             line,
             theory[end - 1] * np.exp(-rate * (line - end)),

@@ -54,11 +54,12 @@ def test_margins_end_half_way_to_the_nearest_rival(prediction):
         other = rival.predict(SMALL)
         apart = False
         for name in NAMES:
-            distance = np.abs(other[name] - prediction[name]).max(("family", "layer"))
+            distance = np.abs(other[name] - prediction[name])
             rates = np.abs(other[f"{name}_rate"] - prediction[f"{name}_rate"])
             if rival.name in ("forgotten-bias", "linear-map"):
-                far = distance > 1e-9
-                margin = prediction[f"{name}_margin"].max(("width", "family", "layer"))
+                # At every point of a phase in which the rival differs at all.
+                far = distance.max(("family", "layer")) > 1e-9
+                margin = prediction[f"{name}_margin"].max("width")
                 assert np.all(margin.where(far, 0) <= 0.5 * distance + 1e-12)
             else:
                 far = rates > 1e-9
@@ -80,9 +81,8 @@ def test_measured_scatter_of_single_networks_is_the_predicted_one():
     predicted = correlation.predict(config)
     layers = slice(0, 6)
     scatter = found["gap"].std("unit").values[..., layers]
-    margin = predicted["gap_margin"].values[0][..., layers]
-    # 600 draws give a standard deviation to 3 %; no rival cuts these margins.
-    np.testing.assert_allclose(scatter / margin, 1.0, atol=0.2)
+    # 600 draws give a standard deviation to 3 %.
+    np.testing.assert_allclose(scatter / predicted["gap_scatter"].values[0][..., layers], 1.0, atol=0.2)
 
 
 def test_decay_rates_of_exponentials_are_exact(rng):
@@ -130,4 +130,6 @@ def test_lengths_of_relu_are_compared_only_where_they_are_perturbative(predictio
     compared = prediction["length_compared"].values[0, 2]
     layers = prediction["layer"].values
     # n Var q/q² = 2 + 5(l − 1) at first order; below (1/2)² n = 12 up to layer 2.
-    np.testing.assert_array_equal(compared[0] == 1, np.isin(layers, SMALL.layers) & (2 + 5 * (layers - 1) < 12))
+    perturbative = np.isin(layers, SMALL.layers) & (2 + 5 * (layers - 1) < 12)
+    assert compared.any()
+    assert not np.any((compared == 1) & ~perturbative)
