@@ -183,7 +183,7 @@ def members(
         def first_stretch(carry: Any) -> float:
             if not method.continuous:
                 return min(call_seconds, 1.0) / step_seconds
-            # A flow that recorded its start has guessed its first step by then.
+            # A continued flow knows its step; a new one feels its way, sixteenfold a call.
             return 4 * float(np.min(carry[0].memory["step"])) or 1e-9 * float(schedule[-1] - clock)
 
         def after(carry: Any, fraction: float) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 MEMORY = 2**30
 # Parameters in one vmapped batch on a CPU. Past this the batch's products leave the cache and gain nothing from being
 # done together; `experiments/benchmarks/training.py` shows it. An accelerator takes a whole group at once.
-BATCH_PARAMETERS = 2**15
+BATCH_PARAMETERS = 2**17
 # A speed that every machine reaches, to choose the first stretch before anything is measured.
 SLOW_FLOPS, OVERHEAD_SECONDS = 2e9, 5e-5
 # A stretch grows at most so much over the one before: a short call may have been lucky.
@@ -71,23 +71,22 @@ def drive(
             `slot` on.
         carry: what the calls hand on.
         schedule: steps or times of the records; `start`: where the clock stands.
-        first: carry → length of the first stretch, asked after a call that took no step.
+        first: carry → length of the first stretch, positive where there is anything to train.
         call_seconds: what a call aims at.
         after: called with the carry and the fraction done.
     """
-    clock = schedule.dtype.type(start)
-    end = schedule[-1]
-    # The first call only compiles (and records the start), so that the next ones are timed without that.
-    stop, stretch = clock, 0.0
-    slot = 0
+    clock, slot, end = schedule.dtype.type(start), 0, schedule[-1]
+    stretch = first(carry)
     while slot < len(schedule):
+        if np.issubdtype(schedule.dtype, np.integer):
+            stretch = max(stretch, 1.0)
+        stop = schedule.dtype.type(min(clock + stretch, end))
         began = time.perf_counter()
         carry = jax.block_until_ready(call(carry, slot, clock, stop))
+        # The first call may compile as well, which only makes the second one shorter than need be.
         seconds = time.perf_counter() - began
         slot = int(np.searchsorted(schedule, stop, side="right"))
         after(carry, 1.0 if end == start else float((stop - start) / (end - start)))
-        stretch = stretch * min(call_seconds / seconds, GROWTH) if stretch else first(carry)
-        if np.issubdtype(schedule.dtype, np.integer):
-            stretch = max(stretch, 1.0)
-        clock, stop = stop, schedule.dtype.type(min(stop + stretch, end))
+        stretch = stretch * min(call_seconds / seconds, GROWTH)
+        clock = stop
     return carry
