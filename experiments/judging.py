@@ -46,12 +46,15 @@ class Theory:
 
 
 def judge(theory: Theory, evidence: Mapping[str, xr.Dataset]) -> tuple[Verdict, dict[str, Verdict]]:
-    """The claim's verdict and those of its rivals.
+    """The claim's verdict and those of its rivals; out of domain, without rivals, where an assumption does not hold.
 
     Args:
         evidence: measurements by variant; the empty name is the claim's own.
     """
     claim = theory.claim
+    unmet = theory.unmet()
+    if unmet is not None:
+        return unmet, {}
     verdict = _guarded(lambda: claim.judge(theory.prediction(), evidence[""]))
     rivals = {}
     for rival in claim.rivals:

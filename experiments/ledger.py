@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,7 +97,7 @@ def write_verdict(store: Store, record: dict[str, Any]) -> None:
 
 
 def update_ledger(store: Store) -> list[dict[str, Any]]:
-    """Scans the folder and replaces `ledger.json`; returns its entries. A verdict that was altered is left out."""
+    """Scans the folder and replaces `ledger.json`; returns its entries."""
     with locked(store.root):
         entries = scan(store)
         content = {"format": FORMAT, "entries": entries}
@@ -112,12 +113,16 @@ def scan(store: Store) -> list[dict[str, Any]]:
 
 
 def records(store: Store) -> Iterable[dict[str, Any]]:
-    """All verdict records that are as they were written."""
+    """All verdict records that are as they were written and whose evidence is; others are named and left out."""
     found = []
     for path in store.root.glob("*/*/*/seed-*/verdict.json"):
         try:
             record = read_json(path)
-        except (AlteredError, FileNotFoundError):
+            store.check_files(path.parent, record["evidence"])
+        except FileNotFoundError:  # another run is writing here
+            continue
+        except AlteredError as error:
+            print(f"unmagic: {error}: left out of the ledger", file=sys.stderr)
             continue
         if record.get("format") == FORMAT:
             found.append(record)

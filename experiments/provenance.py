@@ -18,6 +18,8 @@ from experiments.claim import Cell, Claim
 from experiments.reachable import code_hash
 
 MEASURED_BY = ("Config", "cells", "measure")
+# Raised when the frame itself changes what a cell's numbers are: how keys are derived, precision set, cells joined.
+PROTOCOL = 1
 _RECORDED = ("jax", "jaxlib", "numpy", "scipy", "optax", "diffrax", "xarray", "scikit-learn")
 
 
@@ -27,13 +29,15 @@ class Fingerprint:
 
     Attributes:
         code: hash of the code that the measurement reaches.
-        jax, jaxlib: versions.
+        jax, jaxlib, numpy, scipy: versions.
         backend: cpu, gpu or tpu.
     """
 
     code: str
     jax: str
     jaxlib: str
+    numpy: str
+    scipy: str
     backend: str
 
     def differences(self, other: Fingerprint) -> list[str]:
@@ -63,6 +67,8 @@ def fingerprint(module: str, measure_name: str = "measure") -> Fingerprint:
         code=code_hash(module, names),
         jax=version("jax"),
         jaxlib=version("jaxlib"),
+        numpy=version("numpy"),
+        scipy=version("scipy"),
         backend=jax.default_backend(),
     )
 
@@ -77,6 +83,7 @@ def cell_key(
         checksums: of the data sets that `measure` reads.
     """
     covered = {
+        "protocol": PROTOCOL,
         "claim": claim.id,
         "variant": variant,
         "config": config_dict(config),
@@ -147,7 +154,10 @@ def commit() -> dict[str, Any]:
     if head is None:
         return {"commit": "", "dirty": False}
     # Results and generated files do not make a measurement irreproducible; changed code does.
-    status = git("status", "--porcelain", "--untracked-files=no", "--", ".", "../theory", "../requirements.lock")
+    # A claim's file that is not added yet is such code too.
+    status = git(
+        "status", "--porcelain", "--", ":(top)experiments/*.py", ":(top)theory/*.py", ":(top)requirements.lock"
+    )
     return {"commit": head.strip(), "dirty": bool((status or "").strip())}
 
 

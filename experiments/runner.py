@@ -44,6 +44,7 @@ class Job:
     provenance: dict[str, Any] | None = None
     evidence: dict[str, xr.Dataset] | None = None
     verdict: Verdict | None = None
+    fresh: bool = False
 
     @property
     def todo(self) -> list[tuple[Task, str]]:
@@ -111,6 +112,9 @@ def verify(jobs: Sequence[Job], store: Store, pool: Pool, observer: Observer) ->
         wanted = {(t.claim_id, t.variant): t.mark for job in jobs for t, _ in job.todo}
         for sentence in pool.handshake([(c, v, m) for (c, v), m in wanted.items()]):
             observer.message(sentence)
+    for job in jobs:
+        if job.fresh:
+            store.start_afresh(job.folder)
     observer.planned(sum(len(job.todo) for job in jobs))
     records: dict[int, dict[str, Any]] = {}
 
@@ -141,10 +145,11 @@ def _plan_cells(job: Job, claim: Claim, store: Store, fresh: bool, observer: Obs
             task = Task(claim.id, variant, config_dict(config), dict(cell), job.seed, mark)
             job.plan.append((task, cell_key(claim, variant, config, cell, job.seed, mark, checksums)))
     if fresh:
+        job.fresh = True
         return
     wanted = [key for _, key in job.plan]
     try:
-        stored = store.load_evidence(job.folder)
+        stored = None if store.is_afresh(job.folder) else store.load_evidence(job.folder)
         if stored and [c["key"] for c in stored[1]["cells"]] == wanted:
             job.evidence, job.provenance = stored
             return
@@ -206,15 +211,14 @@ def _measure(jobs: Sequence[Job], store: Store, pool: Pool, observer: Observer, 
                 continue
             observer.finished(1)
             job = jobs[index]
-            if job.verdict is not None:
-                continue
             if outcome.error or outcome.data is None:
-                job.verdict = failed(f"{task.name}: {outcome.error}")
-                finish(index)
+                if job.verdict is None:
+                    job.verdict = failed(f"{task.name}: {outcome.error}")
+                    finish(index)
                 continue
             job.measured[key] = (outcome.data, outcome.seconds, outcome.worker)
             store.save_cell(job.folder, key, outcome.data.assign_attrs(seconds=outcome.seconds, worker=outcome.worker))
-            if not job.todo:
+            if job.verdict is None and not job.todo:
                 finish(index)
 
 

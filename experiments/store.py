@@ -77,7 +77,7 @@ class Store:
     # --- cells under way -------------------------------------------------------------------------------------------
 
     def save_cell(self, folder: Path, key: str, data: xr.Dataset) -> None:
-        content = to_bytes(data)
+        content = to_bytes(data.assign_attrs(key=key))
         name = f"{key[:32]}-{_sha(content)[:16]}.nc"
         write_atomically(folder / "cells" / name, content)
 
@@ -91,11 +91,23 @@ class Store:
                 content = path.read_bytes()
             except FileNotFoundError:  # another run sealed its evidence just now
                 continue
-            if _sha(content)[:16] == sha:
-                cells[key] = from_bytes(content)
+            data = from_bytes(content) if _sha(content)[:16] == sha else None
+            # The key inside says whose result it is, whatever the file is called.
+            if data is not None and str(data.attrs.pop("key", ""))[:32] == key:
+                cells[key] = data
             else:
                 altered.append(str(path))
         return cells, altered
+
+    def start_afresh(self, folder: Path) -> None:
+        """Drops unfinished cells, and notes that evidence from before is to be replaced, even by a later run."""
+        for path in (folder / "cells").glob("*.nc"):
+            path.unlink(missing_ok=True)
+        write_atomically(folder / "cells" / "fresh", b"")
+
+    def is_afresh(self, folder: Path) -> bool:
+        """Whether a run that measures everything anew was interrupted here."""
+        return (folder / "cells" / "fresh").exists()
 
     # --- evidence --------------------------------------------------------------------------------------------------
 
@@ -122,7 +134,7 @@ class Store:
             for path in folder.glob("evidence-*.nc"):
                 if path.name not in kept:
                     path.unlink(missing_ok=True)
-            for path in (folder / "cells").glob("*.nc"):
+            for path in (folder / "cells").glob("[!.]*"):
                 path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 (folder / "cells").rmdir()
@@ -140,18 +152,29 @@ class Store:
                 return None
             provenance = read_json(folder / "provenance.json")
             try:
-                evidence = {}
-                for variant, entry in provenance["evidence"].items():
-                    path = folder / entry["file"]
-                    content = path.read_bytes()
-                    if _sha(content) != entry["sha256"]:
-                        raise AlteredError(f"{path} is not what was written (its SHA-256 differs)")
-                    evidence[variant] = from_bytes(content)
-                return evidence, provenance
-            except FileNotFoundError as error:
+                contents = self.check_files(folder, provenance["evidence"])
+                return {variant: from_bytes(content) for variant, content in contents.items()}, provenance
+            except AlteredError:
                 if attempt == 2:
-                    raise AlteredError(f"{error.filename} is missing") from None
+                    raise
         return None
+
+    def check_files(self, folder: Path, files: Mapping[str, Mapping[str, str]]) -> dict[str, bytes]:
+        """Contents of evidence files by variant.
+
+        Raises:
+            AlteredError: a file is missing or not what was written.
+        """
+        contents = {}
+        for variant, entry in files.items():
+            path = folder / entry["file"]
+            try:
+                contents[variant] = path.read_bytes()
+            except FileNotFoundError:
+                raise AlteredError(f"{path} is missing") from None
+            if _sha(contents[variant]) != entry["sha256"]:
+                raise AlteredError(f"{path} is not what was written (its SHA-256 differs)")
+        return contents
 
 
 def write_json(path: Path, data: dict[str, Any]) -> dict[str, Any]:

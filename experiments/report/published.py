@@ -40,7 +40,7 @@ def judged_anew(root: Path, tier: str = "paper", seed: int = 0) -> list[Publishe
     """All evidence of one tier and seed in a results folder, judged by today's code, by claim.
 
     Raises:
-        UsageError: a file was altered, or evidence belongs to no claim.
+        UsageError: a file was altered, or evidence belongs to no claim or to another.
     """
     set_precision()
     store = Store(root, write=False)
@@ -56,6 +56,10 @@ def judged_anew(root: Path, tier: str = "paper", seed: int = 0) -> list[Publishe
         if stored is None:
             continue
         evidence, provenance = stored
+        place = (provenance["claim"], provenance["tier"], provenance["seed"])
+        if place != (entry.id, tier, seed):
+            found = f"{place[0]} at the {place[1]} tier, seed {place[2]}"
+            raise UsageError(f"{path.parent} holds evidence of {found}: it was put in the wrong folder")
         claim = load(entry)
         theory = Theory(claim, stored_config(claim.tiers[tier], provenance["config"]))
         verdict, rivals = judge(theory, evidence)

@@ -35,7 +35,8 @@ def combine(
     low, high, p_value = (np.asarray(a, dtype=np.float64) for a in (low, high, p_value))
     inside = np.all((np.asarray(region_low) <= low) & (high <= np.asarray(region_high)), axis=-1)
     outside = np.min(p_value, axis=-1) * p_value.shape[-1] <= ALPHA
-    broken = np.any(np.isnan(low) | np.isnan(high) | np.isnan(p_value), axis=-1)
+    # An overflow refutes nothing and supports nothing, just as a NaN does.
+    broken = np.any(~np.isfinite(low) | ~np.isfinite(high) | np.isnan(p_value), axis=-1)
     return np.where(broken, 3, np.where(inside, 0, np.where(outside, 1, 2)))
 
 
@@ -56,8 +57,8 @@ def decide(comparisons: Sequence[Comparison], *, margin_source: str, reason: str
     rows = np.array([(c.low, c.high, c.p_value, c.region_low, c.region_high) for c in comparisons]).T
     status = CODES[int(combine(*rows))]
     if status is Status.FAILED:
-        broken = next(c for c in comparisons if math.isnan(c.low + c.high + c.p_value))
-        return failed(f"the comparison '{broken.label}' is not a number")
+        broken = next(c for c in comparisons if not math.isfinite(c.low + c.high + c.p_value))
+        return failed(f"the comparison '{broken.label}' is not a finite number")
     clearances = [_clearance(c, status, len(comparisons)) for c in comparisons]
     # Support ends with the weakest comparison, refutation only with the strongest.
     pick = np.argmax if status is Status.REFUTED else np.argmin

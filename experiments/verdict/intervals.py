@@ -40,8 +40,8 @@ def student(
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(error > 0, outside / error, np.where(outside > 0, np.inf, -np.inf))
     # A NaN must stay one: it becomes a `failed` verdict, never a silent p-value.
-    t = np.where(np.isnan(effect) | np.isnan(error), np.nan, t)
-    p_value = np.minimum(1.0, 2.0 * np.where(np.isinf(dof), stats.norm.sf(t), stats.t.sf(t, np.fmin(dof, 1e12))))
+    t = np.where(np.isnan(effect) | np.isnan(error) | np.isnan(dof), np.nan, t)
+    p_value = np.minimum(1.0, 2.0 * np.where(np.isinf(dof), stats.norm.sf(t), stats.t.sf(t, np.minimum(dof, 1e12))))
     return Interval(effect - half_width, effect + half_width, p_value)
 
 
@@ -68,4 +68,4 @@ def dkw(distance: ArrayLike, sample_size: ArrayLike, margin: ArrayLike) -> Inter
 
 def _quantile(dof: NDArray[np.float64]) -> NDArray[np.float64]:
     tail = ALPHA / 2
-    return np.where(np.isinf(dof), stats.norm.isf(tail), stats.t.isf(tail, np.fmin(dof, 1e12)))
+    return np.where(np.isinf(dof), stats.norm.isf(tail), stats.t.isf(tail, np.minimum(dof, 1e12)))

@@ -37,7 +37,7 @@ def equivalence(
     """
     margin = _positive("margin", margin)
     deviation = np.asarray(estimate, dtype=np.float64) - np.asarray(prediction, dtype=np.float64)
-    error = _error(standard_error)
+    error = _error(standard_error, sample_size)
     return _compare(
         label,
         prediction,
@@ -71,7 +71,7 @@ def ordering(
 ) -> list[Comparison]:
     """One quantity exceeds another by more than the margin: difference > margin. Pair the measurements if you can."""
     difference, margin = np.asarray(difference, dtype=np.float64), np.asarray(margin, dtype=np.float64)
-    error = _error(standard_error)
+    error = _error(standard_error, sample_size)
     return _compare(
         label, 0.0, difference, student(difference, error, margin, np.inf, dof), margin, np.inf, error, sample_size
     )
@@ -88,6 +88,8 @@ def violation_rate(
     margin = _positive("margin", margin)
     k, n, delta = (np.asarray(a, dtype=np.float64) for a in (violations, trials, delta))
     edge = delta + margin
+    if np.any(edge >= 1):
+        raise ValueError(f"delta + margin must be below 1, got {np.max(edge)}: no rate could ever exceed it")
     return _binomial(label, k, n, delta, -np.inf, edge)
 
 
@@ -187,15 +189,19 @@ def _compare(
 
 def _positive(name: str, value: ArrayLike) -> NDArray[np.float64]:
     value = np.asarray(value, dtype=np.float64)
-    if not np.all(value > 0):
+    wrong = ~((value > 0) & np.isfinite(value))
+    if np.any(wrong):
         raise ValueError(
-            f"{name} must be positive, got {np.min(value)}: derive it from the theory's error and the rivals"
+            f"{name} must be positive and finite, got {value[wrong][0]}: derive it from the theory and the rivals"
         )
     return value
 
 
-def _error(value: ArrayLike) -> NDArray[np.float64]:
+def _error(value: ArrayLike, sample_size: ArrayLike) -> NDArray[np.float64]:
     value = np.asarray(value, dtype=np.float64)
+    if np.any((value == 0) & (np.asarray(sample_size) > 0)):
+        # A sample without spread tells nothing of its error; only a computation without a sample is exact.
+        raise ValueError("standard_error is 0 for a sample: measure more, or say sample_size=0 if the value is exact")
     if np.any(value < 0):
         raise ValueError(f"standard_error must not be negative, got {np.min(value)}")
     return value

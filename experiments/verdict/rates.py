@@ -89,8 +89,12 @@ def amplitude(
     margin: float,
     sample_size: int,
     correction: float | None = 0.5,
+    dof: float = np.inf,
 ) -> list[Comparison]:
-    """value = A n^−p (1 + B n^−r): the fitted A over the predicted one is 1 within the margin."""
+    """value = A n^−p (1 + B n^−r): the fitted A over the predicted one is 1 within the margin.
+
+    `dof` are the degrees of freedom behind each standard error: members − 1 where they come from an ensemble.
+    """
     if prediction == 0:
         raise ValueError("prediction must not be 0: an amplitude of nothing has no relative deviation; use equivalence")
     fit = fit_amplitude(sizes, values, standard_errors, exponent=exponent, correction=correction)
@@ -101,6 +105,7 @@ def amplitude(
         margin,
         standard_error=np.abs(fit.standard_error / prediction),
         sample_size=sample_size,
+        dof=dof,
     )
 
 
@@ -114,11 +119,12 @@ def exponent(
     margin: float,
     sample_size: int,
     correction: float | None = 1.0,
+    dof: float = np.inf,
 ) -> list[Comparison]:
-    """value = A n^−p (1 + B n^−r): the fitted p is the predicted one within the margin."""
+    """value = A n^−p (1 + B n^−r): the fitted p is the predicted one within the margin. `dof` as in `amplitude`."""
     fit = fit_exponent(sizes, values, standard_errors, correction=correction)
     return equivalence(
-        label, fit.estimate, prediction, margin, standard_error=fit.standard_error, sample_size=sample_size
+        label, fit.estimate, prediction, margin, standard_error=fit.standard_error, sample_size=sample_size, dof=dof
     )
 
 

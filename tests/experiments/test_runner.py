@@ -1,5 +1,8 @@
 """Planning, measuring, judging: what is repeated and what is not, and what a bad claim does to the others."""
 
+import shutil
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from experiments.errors import UsageError
 from experiments.executors import LocalPool, open_pool
 from experiments.judging import assemble
 from experiments.registry import registry
+from experiments.report.published import judged_anew
 from experiments.runner import Observer, plan, verify
 from experiments.store import Store
 
@@ -59,7 +63,7 @@ def test_finished_evidence_is_judged_again_but_not_measured_again(plugin, run):
     _, listener, _ = run()
     assert listener.total == 0
     plugin.edit(path, '{"mean": 0.0', '{"mean": 2.0')
-    del __import__("sys").modules[f"{plugin.package}.toy.mean"]
+    del sys.modules[f"{plugin.package}.toy.mean"]
     (record,), listener, _ = run()
     assert listener.total == 0
     assert record["verdict"]["status"] == "refuted"
@@ -163,21 +167,12 @@ def test_a_tier_that_a_claim_lacks_is_wrong_use(plugin, run):
         run(tier="scale")
 
 
-def test_the_tasks_of_an_interrupted_run_are_not_repeated(plugin, run, tmp_path, monkeypatch):
+def test_the_tasks_of_an_interrupted_run_are_not_repeated(plugin, run, tmp_path):
     trace = tmp_path / "trace"
     trace.mkdir()
     plugin.add("mean", settings=f"trace={str(trace)!r}")
 
-    class Interrupting(LocalPool):
-        def submit(self, task):
-            if len(list(trace.iterdir())) == 3:
-                raise KeyboardInterrupt
-            return super().submit(task)
-
-    store = Store(tmp_path / "results")
-    jobs = plan(registry().select(["toy"]), "smoke", [0], store, fresh=False, observer=Observer())
-    with pytest.raises(KeyboardInterrupt):
-        verify(jobs, store, Interrupting(), Observer())
+    interrupt_after(3, Store(tmp_path / "results"), fresh=False)
     (record,), listener, _ = run()
     assert listener.total == 5
     assert len(list(trace.iterdir())) == 8
@@ -206,3 +201,54 @@ def test_wrong_executor_addresses(address):
 def test_nobody_at_the_address():
     with pytest.raises(UsageError, match=r"no Dask scheduler answers at 127.0.0.1:9"):
         open_pool("dask://127.0.0.1:9")
+
+
+def interrupt_after(count, store, **options):
+    """Runs all toys until `count` cells have been measured, as Ctrl-C would cut them off."""
+    done = []
+
+    class Interrupting(LocalPool):
+        def submit(self, task):
+            if len(done) == count:
+                raise KeyboardInterrupt
+            done.append(task)
+            return super().submit(task)
+
+    jobs = plan(registry().select(["toy"]), "smoke", [0], store, observer=Observer(), **options)
+    with pytest.raises(KeyboardInterrupt):
+        verify(jobs, store, Interrupting(), Observer())
+
+
+def test_an_interrupted_fresh_run_goes_on_in_place_of_the_old_evidence(plugin, run):
+    plugin.add("mean")
+    _, _, store = run()
+    interrupt_after(3, store, fresh=True)
+    _, listener, _ = run()
+    assert listener.total == 5
+    _, listener, _ = run()
+    assert listener.total == 0
+
+
+def test_a_verdict_without_its_evidence_leaves_the_ledger(plugin, run, capsys):
+    plugin.add("mean")
+    _, _, store = run()
+    path = next(store.folder("smoke", "toy/mean", 0).glob("evidence-biased-*.nc"))
+    path.write_bytes(b"nonsense")
+    assert ledger.update_ledger(store) == []
+    assert path.name in capsys.readouterr().err
+
+
+def test_published_evidence_meets_the_assumptions_of_today_and_lies_in_its_place(plugin, run):
+    path = plugin.add("mean")
+    _, _, store = run()
+    (found,) = judged_anew(store.root, tier="smoke")
+    assert found.verdict.status == "supported"
+    assert found.record["as_expected"]
+    plugin.edit(path, '"the sample is large", config.large', '"never", False')
+    del sys.modules[f"{plugin.package}.toy.mean"]
+    (found,) = judged_anew(store.root, tier="smoke")
+    assert found.verdict.status == "out-of-domain"
+    assert not found.record["as_expected"]
+    shutil.copytree(store.root / "smoke", store.root / "paper")
+    with pytest.raises(UsageError, match="at the smoke tier, seed 0: it was put in the wrong folder"):
+        judged_anew(store.root, tier="paper")

@@ -124,3 +124,14 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
 def test_a_damaged_ledger_is_no_obstacle(tmp_path):
     write_atomically(tmp_path / "ledger.json", b"{")
     assert Store(tmp_path).root == tmp_path
+
+
+def test_a_cell_under_another_key_is_not_believed(tmp_path, evidence):
+    store = Store(tmp_path)
+    folder = store.folder("smoke", "toy/mean", 0)
+    store.save_cell(folder, "a" * 64, evidence)
+    path = next((folder / "cells").glob("a*"))
+    path.rename(path.with_name(path.name.replace("a" * 32, "b" * 32)))
+    cells, altered = store.load_cells(folder)
+    assert not cells
+    assert len(altered) == 1

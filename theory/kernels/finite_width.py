@@ -128,8 +128,8 @@ class RatioPlan:
         ratio: the exact E f⁴ / (3 (E f²)²).
         variance: M · Var(estimate) / ratio², to leading order in 1/M for M members.
         bias: M · (E estimate − ratio) / ratio, to leading order.
-        kurtosis: E ψ⁴ / (E ψ²)² for the heavier-tailed part ψ = S₂/E S₂ of a member's influence, an upper
-            guide to how many members make the estimate Gaussian.
+        kurtosis: E ψ⁴ / (E ψ²)² for the heavier-tailed part ψ = S₂/E S₂ of a member's influence; many
+            times more members are needed before the estimate is Gaussian.
     """
 
     ratio: float

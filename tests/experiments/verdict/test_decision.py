@@ -121,3 +121,34 @@ def test_a_wider_margin_never_takes_support_away(deviation, error, margin):
 def test_wrong_use_is_explained(call, word):
     with pytest.raises(ValueError, match=word):
         call()
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_an_overflow_is_a_failure_and_refutes_nothing(value):
+    assert verdict_of([0.0, value]).status is Status.FAILED
+
+
+def test_a_sample_without_spread_is_not_exact():
+    with pytest.raises(ValueError, match="standard_error is 0 for a sample"):
+        equivalence("x", 0.0, 0.0, 1.0, standard_error=0.0, sample_size=2, dof=1)
+    (c,) = equivalence("x", 0.0, 0.0, 1.0, standard_error=0.0, sample_size=0)
+    assert c.inside
+
+
+def test_unknown_degrees_of_freedom_are_not_infinite_ones():
+    comparisons = equivalence("x", 0.0, 0.0, 0.1, standard_error=0.03, sample_size=5, dof=math.nan)
+    assert decide(comparisons, margin_source="the test").status is Status.FAILED
+
+
+def test_an_infinite_margin_and_a_bound_that_cannot_fail_are_refused():
+    with pytest.raises(ValueError, match="margin must be positive and finite, got inf"):
+        equivalence("x", 5.0, 0.0, math.inf, standard_error=1.0, sample_size=5)
+    with pytest.raises(ValueError, match="delta \\+ margin must be below 1"):
+        violation_rate("v", 5, 5, delta=0.6, margin=0.4)
+
+
+def test_few_members_widen_a_fit():
+    arguments = ([1, 2, 4, 8], [1, 0.5, 0.25, 0.125], [0.01] * 4)
+    settings = {"prediction": 1.0, "margin": 0.5, "sample_size": 16}
+    (normal,), (student,) = exponent("e", *arguments, **settings), exponent("e", *arguments, **settings, dof=3)
+    assert student.high - student.low > 2 * (normal.high - normal.low)
