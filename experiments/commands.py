@@ -126,6 +126,7 @@ def verify(
 
 def figure(claim_id: str, source: Path, tier: str | None, seed: int | None, to: Path | None) -> int:
     from experiments.claim import TIERS
+    from experiments.data import DataError
     from experiments.judging import Theory, draw, judge
     from experiments.provenance import set_precision
 
@@ -148,7 +149,10 @@ def figure(claim_id: str, source: Path, tier: str | None, seed: int | None, to: 
     set_precision()
     claim = load(entry)
     theory = Theory(claim, stored_config(claim.tiers[provenance["tier"]], provenance["config"]))
-    verdict, _ = judge(theory, evidence)
+    try:
+        verdict, _ = judge(theory, evidence)
+    except DataError as error:  # a prediction may need the data that the networks were trained on
+        raise UsageError(str(error)) from None
     for suffix, content in draw(theory, evidence[""], verdict).items():
         path = (to or folder) / f"figure.{suffix}"
         write_atomically(path, content)

@@ -23,14 +23,16 @@ from experiments.training import GradientDescent, SquaredError, members
 from theory.architecture import MLP
 
 WIDTHS = (32, 64, 128, 256, 512, 1024)
-MEMBERS, POINTS, INPUTS, RATE = 32, 32, 32, 0.01
+DEPTHS = (1, 2)
+MEMBERS, POINTS, INPUTS, RATE = 32, 32, 10, 0.01
 # Flops that one repetition takes in each of the ways where the limits on its steps allow: long enough to be timed.
 WORK, FEWEST, MOST = 2e10, 16, 1000
 
 
 class Row(NamedTuple):
-    """One width: steps a repetition, and median seconds a member and step."""
+    """One size: steps a repetition, and median seconds a member and step."""
 
+    depth: int
     width: int
     steps: int
     loop: float
@@ -63,13 +65,13 @@ def _ensemble(net: Network, params: Any, data: Any, steps: int) -> Any:
     return jax.block_until_ready(result.params)
 
 
-def compare(width: int, repetitions: int) -> Row:
-    """Times both ways at one width, in turns.
+def compare(depth: int, width: int, repetitions: int) -> Row:
+    """Times both ways at one size, in turns.
 
     Raises:
         RuntimeError: they do not end at the same parameters.
     """
-    net = network(MLP(2, "tanh", weight_variance=2.0, bias_variance=0.1), width=width, inputs=INPUTS)
+    net = network(MLP(depth, "tanh", weight_variance=2.0, bias_variance=0.1), width=width, inputs=INPUTS)
     steps = max(FEWEST, min(MOST, int(WORK / (6 * net.parameters * POINTS * MEMBERS))))
     params = init_members(net, jax.random.key(0), MEMBERS)
     apart = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(MEMBERS)]
@@ -91,7 +93,7 @@ def compare(width: int, repetitions: int) -> Row:
             began = time.perf_counter()
             way()
             times[name].append((time.perf_counter() - began) / (MEMBERS * steps))
-    return Row(width, steps, statistics.median(times["loop"]), statistics.median(times["ensemble"]))
+    return Row(depth, width, steps, statistics.median(times["loop"]), statistics.median(times["ensemble"]))
 
 
 def main() -> None:
@@ -103,11 +105,14 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--widths", type=int, nargs="+", default=list(WIDTHS))
     options = parser.parse_args()
-    table = Table("width", "steps", "loop, µs", "ensemble, µs", "ratio", title=f"{MEMBERS} members, {POINTS} points")
-    for width in options.widths:
-        row = compare(width, options.repetitions)
-        loop, ensemble = f"{row.loop * 1e6:.1f}", f"{row.ensemble * 1e6:.1f}"
-        table.add_row(str(row.width), str(row.steps), loop, ensemble, f"{row.ratio:.2f}")
+    title = f"{MEMBERS} members, {POINTS} points"
+    table = Table("hidden layers", "width", "steps", "loop, µs", "ensemble, µs", "ratio", title=title)
+    for depth in DEPTHS:
+        for width in options.widths:
+            row = compare(depth, width, options.repetitions)
+            loop, ensemble = f"{row.loop * 1e6:.1f}", f"{row.ensemble * 1e6:.1f}"
+            table.add_row(str(depth), str(width), str(row.steps), loop, ensemble, f"{row.ratio:.2f}")
+        table.add_section()
     table.caption = f"time of a member's step, on {jax.devices()[0].device_kind}"
     Console().print(table)
 

@@ -153,7 +153,9 @@ def clearance(x: Any) -> str:
     y = number(x)
     if math.isnan(y):
         return "--"
-    return "exact" if math.isinf(y) else rf"\ensuremath{{{y:.1f}}}"
+    if math.isinf(y):
+        return "exact"
+    return r"\ensuremath{>1000}" if y > 1000 else rf"\ensuremath{{{y:.1f}}}"
 
 
 def _comparison_fields(prefix: str, row: Mapping[str, Any]) -> dict[str, str]:

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from experiments.errors import UsageError
-from experiments.judging import draw
 from experiments.report.citations import BIBLIOGRAPHY
 from experiments.report.latex import ledger_table, macros
 from experiments.report.published import Published, judged_anew
@@ -39,8 +38,10 @@ def build(source: Path, paper: Path) -> int:
         )
     generate(published, paper / "generated")
     for item in published:
-        older = f" (measured by older code, commit {item.record['commit'][:10]})" if item.older else ""
-        print(f"{item.record['claim']}: {item.verdict.status}{older}")
+        notes = [f"measured by older code, commit {item.record['commit'][:10]}"] if item.older else []
+        if item.missing:
+            notes.append(f"not judged anew: {', '.join(item.missing)} is not at hand, see UNMAGIC_DATA")
+        print(f"{item.record['claim']}: {item.verdict.status}" + (f" ({'; '.join(notes)})" if notes else ""))
     status = _latex(paper)
     unexpected = [item.record["claim"] for item in published if not item.record["as_expected"]]
     if unexpected:
@@ -56,8 +57,7 @@ def generate(published: list[Published], folder: Path) -> None:
     write_atomically(folder / "ledger.tex", ledger_table(records, older).encode())
     write_atomically(folder / "references.bib", BIBLIOGRAPHY.read_bytes())
     for item in published:
-        content = draw(item.theory, item.measurement, item.verdict)["pdf"]
-        write_atomically(folder / "figures" / f"{item.record['claim'].replace('/', '-')}.pdf", content)
+        write_atomically(folder / "figures" / f"{item.record['claim'].replace('/', '-')}.pdf", item.figure)
 
 
 def _latex(paper: Path) -> int:

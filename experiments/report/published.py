@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments import ledger
+from experiments.data import available
 from experiments.errors import UsageError
-from experiments.judging import Theory, judge
+from experiments.judging import Theory, draw, judge
 from experiments.provenance import fingerprint, set_precision
 from experiments.registry import load, registry
 from experiments.store import AlteredError, Store, read_json
 from experiments.stored import stored_config
 from experiments.verdict.status import Verdict
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -25,15 +23,18 @@ class Published:
 
     Attributes:
         record: a verdict record as in `verdict.json`, judged anew.
-        theory, measurement, verdict: what a figure is drawn from.
+        verdict: the same as an object.
+        figure: the figure as PDF, drawn anew.
         older: whether the code that measured it has changed since.
+        missing: data sets that the prediction needs and that are not at hand; then verdict and figure are the
+            stored ones.
     """
 
     record: dict[str, Any]
-    theory: Theory
-    measurement: xr.Dataset
     verdict: Verdict
+    figure: bytes
     older: bool
+    missing: tuple[str, ...]
 
 
 def judged_anew(root: Path, tier: str = "paper", seed: int = 0) -> list[Published]:
@@ -62,6 +63,12 @@ def judged_anew(root: Path, tier: str = "paper", seed: int = 0) -> list[Publishe
             raise UsageError(f"{path.parent} holds evidence of {found}: it was put in the wrong folder")
         claim = load(entry)
         theory = Theory(claim, stored_config(claim.tiers[tier], provenance["config"]))
+        older = fingerprint(entry.module).code != provenance["code"]
+        missing = [name for name in claim.datasets(theory.config) if not available(name)]
+        if missing:
+            drawn = (path.parent / "figure.pdf").read_bytes()
+            out.append(Published(old, Verdict.from_json(old["verdict"]), drawn, older, tuple(missing)))
+            continue
         verdict, rivals = judge(theory, evidence)
         record = ledger.verdict_record(
             claim_id=entry.id,
@@ -76,6 +83,6 @@ def judged_anew(root: Path, tier: str = "paper", seed: int = 0) -> list[Publishe
             provenance=provenance,
             run=old["run"],
         )
-        older = fingerprint(entry.module).code != provenance["code"]
-        out.append(Published(record, theory, evidence[""], verdict, older))
+        drawn = draw(theory, evidence[""], verdict)["pdf"]
+        out.append(Published(record, verdict, drawn, older, ()))
     return out

@@ -104,7 +104,9 @@ def clearance_text(value: Any) -> str:
     x = number(value)
     if math.isnan(x):
         return "–"
-    return "exact" if math.isinf(x) else f"{x:.1f} s.e."
+    if math.isinf(x):
+        return "exact"
+    return "> 1000 s.e." if x > 1000 else f"{x:.1f} s.e."
 
 
 def _status(status: str) -> str:
