@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -64,6 +65,8 @@ def _latex(paper: Path) -> int:
     done = subprocess.run(
         ["latexmk", "-pdf", "-outdir=build", "-interaction=nonstopmode", "-halt-on-error", "-quiet", "main.tex"],
         cwd=paper,
+        # TeX breaks its messages at 79 characters, in the middle of the word that matters.
+        env={**os.environ, "max_print_line": "1000"},
         capture_output=True,
         text=True,
         errors="replace",
@@ -71,8 +74,9 @@ def _latex(paper: Path) -> int:
     )
     log = paper / "build" / "main.log"
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else done.stdout + done.stderr
-    complaints = re.findall(
-        r"^(?:! .*(?:\n.*){0,4}|.*Warning: (?:Citation|Reference) .*undefined.*)$", text, re.MULTILINE
+    # An error with the lines that explain it; without one, a warning that would leave a question mark in print.
+    complaints = re.findall(r"^! .*(?:\n.*){0,4}$", text, re.MULTILINE) or re.findall(
+        r"^.*Warning: (?:Citation|Reference) .*undefined.*$", text, re.MULTILINE
     )
     if done.returncode or complaints:
         print(f"unmagic: LaTeX failed; {log} says:", file=sys.stderr)
