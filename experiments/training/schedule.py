@@ -11,9 +11,10 @@ import numpy as np
 
 # Bytes of parameters that one call may hold; gradients, optimiser variables and copies come on top, some four times.
 MEMORY = 2**30
-# Parameters in one vmapped batch on a CPU. Past this the batch's products leave the cache and gain nothing from being
-# done together; `experiments/benchmarks/training.py` shows it. An accelerator takes a whole group at once.
-BATCH_PARAMETERS = 2**17
+# On a CPU members are vmapped only where the operations of one are so small (flops in a step) that starting them costs
+# as much as doing them, and then as many as stay in the cache together; else one follows the other inside the program.
+# `experiments/benchmarks/training.py` shows both regimes. An accelerator takes a whole group at once.
+SMALL_FLOPS, BATCH_FLOPS = 5e5, 1e7
 # A speed that every machine reaches, to choose the first stretch before anything is measured.
 SLOW_FLOPS, OVERHEAD_SECONDS = 2e9, 5e-5
 # A stretch grows at most so much over the one before: a short call may have been lucky.
@@ -38,10 +39,12 @@ def plan(parameters: int, itemsize: int, examples: int, members: int, call_secon
         call_seconds: what a call aims at.
     """
     # Forward and backward pass together take three products with every weight matrix, two flops an entry.
-    step_seconds = 6.0 * parameters * examples / SLOW_FLOPS + OVERHEAD_SECONDS
+    flops = 6.0 * parameters * examples
+    step_seconds = flops / SLOW_FLOPS + OVERHEAD_SECONDS
     limit = min(members, int(MEMORY / (parameters * itemsize)), int(call_seconds / step_seconds))
     group = _even(members, max(limit, 1))
-    batch = group if jax.default_backend() != "cpu" else _even(group, max(BATCH_PARAMETERS // parameters, 1))
+    together = BATCH_FLOPS / flops if flops < SMALL_FLOPS else 1
+    batch = group if jax.default_backend() != "cpu" else _even(group, max(int(together), 1))
     return Plan(group, batch, step_seconds * group)
 
 
