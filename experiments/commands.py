@@ -13,6 +13,7 @@ from rich.console import Console
 from experiments.errors import UsageError
 from experiments.ledger import read_ledger, records, summary
 from experiments.registry import Entry, load, registry
+from experiments.report.citations import bibliography
 from experiments.report.tables import GLYPHS, claims_table, clearance_text, ledger_table
 from experiments.store import AlteredError, Store, write_atomically
 from experiments.stored import stored_config
@@ -92,6 +93,9 @@ def verify(
     from experiments.watch import Watch
 
     entries = _registry_entries(patterns)
+    for entry in entries:
+        for key in sorted(set(entry.sources) - set(bibliography())):
+            print(f"unmagic: {entry.id} names the source '{key}', which references.bib lacks", file=sys.stderr)
     store = Store(out, write=not dry_run)
     pool = open_pool(executor) if not dry_run else None
     console = Console(stderr=True)
@@ -138,6 +142,8 @@ def figure(claim_id: str, source: Path, tier: str | None, seed: int | None, to: 
     )
     if not folders:
         which = f" at tier {tier}" if tier else ""
+        if not source.is_dir():
+            raise UsageError(f"--from names {source}, which is no folder: name the results folder of a run")
         raise UsageError(f"{source} holds no evidence for {claim_id}{which}: run `unmagic verify {claim_id}` first")
     folder = folders[0][2]
     try:
@@ -185,7 +191,7 @@ def _last(claim_id: str, out: Path) -> dict[str, Any] | None:
     for root in (out, PUBLISHED):
         found = [e for e in read_ledger(root) if e["claim"] == claim_id]
         if found:
-            return max(found, key=lambda e: e["run"].get("judged", ""))
+            return _first_of_newest(found)
     return None
 
 
@@ -195,9 +201,15 @@ def _last_record(claim_id: str, out: Path) -> tuple[Path, dict[str, Any]] | None
             store = Store(root, write=False)
             found = [r for r in records(store) if r["claim"] == claim_id]
             if found:
-                record = max(found, key=lambda r: r["run"].get("judged", ""))
+                record = _first_of_newest(found)
                 return store.folder(record["tier"], claim_id, record["seed"]), record
     return None
+
+
+def _first_of_newest(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The smallest seed of the tier that was judged last: the one whose figure is drawn."""
+    tier = max(found, key=lambda r: r["run"].get("judged", ""))["tier"]
+    return min((r for r in found if r["tier"] == tier), key=lambda r: r["seed"])
 
 
 def _show_prediction(console: Console, entry: Entry, tier: str) -> None:

@@ -224,6 +224,7 @@ def _measure(jobs: Sequence[Job], store: Store, pool: Pool, observer: Observer, 
 
 def _finish(job: Job, store: Store, executor: str, *, drawn: bool) -> dict[str, Any]:
     start = time.perf_counter()
+    stored = job.evidence is not None
     rivals: dict[str, Verdict] = {}
     theory = job.theory
     try:
@@ -253,6 +254,7 @@ def _finish(job: Job, store: Store, executor: str, *, drawn: bool) -> dict[str, 
         provenance=job.provenance if job.evidence is not None else None,
         run={
             "seconds": round(seconds, 3),
+            "stored": stored,
             "executor": (job.provenance or {}).get("executor", executor),
             "host": (job.provenance or {}).get("environment", {}).get("host", ""),
             "measured": (job.provenance or {}).get("measured", ""),

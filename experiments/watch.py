@@ -58,7 +58,7 @@ class Watch(Observer):
         self._console.print(
             f"{GLYPHS[verdict['status']]} {record['claim']} seed {record['seed']}: {verdict['status']}, "
             f"clearance {clearance_text(verdict['clearance'])}, {lost} of {len(rivals)} rivals lost, "
-            f"{record['run']['seconds']:.1f} s",
+            f"{record['run']['seconds']:.1f} s{' (stored)' if record['run']['stored'] else ''}",
             highlight=False,
             soft_wrap=True,
         )

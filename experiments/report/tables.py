@@ -45,7 +45,7 @@ def ledger_table(lines: Sequence[Mapping[str, Any]]) -> Table:
             escape(line["claim"]),
             line["kind"],
             _status(line["status"]),
-            "yes" if line["as_expected"] else "[bold red]NO[/bold red]",
+            "yes" if line["as_expected"] else f"[bold red]NO{_whose_fault(line)}[/bold red]",
             escape(line["decisive"]),
             figure(line["effect"]),
             f"{figure(line['low'])} … {figure(line['high'])}" if line["effect"] is not None else "",
@@ -107,6 +107,10 @@ def clearance_text(value: Any) -> str:
     if math.isinf(x):
         return "exact"
     return "> 1000 s.e." if x > 1000 else f"{x:.1f} s.e."
+
+
+def _whose_fault(line: Mapping[str, Any]) -> str:
+    return " (rivals)" if line["status"] == line["expected"] else ""
 
 
 def _status(status: str) -> str:

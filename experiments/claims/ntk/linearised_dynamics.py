@@ -73,7 +73,7 @@ class Config:
 
 
 SMOKE = Config(
-    "digits", 1, 1, widths=(24, 48, 128, 320), members=224, batches=1, steps=(1, 2, 4, 8, 16), learning_rate=0.15
+    "digits", 1, 1, widths=(24, 48, 128, 320), members=352, batches=1, steps=(1, 2, 4, 8, 16), learning_rate=0.15
 )
 PAPER = Config(
     "mnist",
