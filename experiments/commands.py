@@ -143,7 +143,9 @@ def figure(claim_id: str, source: Path, tier: str | None, seed: int | None, to: 
     if not folders:
         which = f" at tier {tier}" if tier else ""
         if not source.is_dir():
-            raise UsageError(f"--from names {source}, which is no folder: name the results folder of a run")
+            raise UsageError(
+                f"{source} is no folder and holds no evidence: name the results folder of a run with --from"
+            )
         raise UsageError(f"{source} holds no evidence for {claim_id}{which}: run `unmagic verify {claim_id}` first")
     folder = folders[0][2]
     try:
