@@ -11,7 +11,7 @@ verify: $(READY)
 	$(BIN)/unmagic verify --out $(OUT)
 
 test: $(READY)
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

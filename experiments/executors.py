@@ -125,7 +125,7 @@ class DaskPool:
         except ImportError:
             raise UsageError("the executor dask:// needs the extra 'cluster': pip install 'unmagic[cluster]'") from None
         try:
-            self._client = Client(f"tcp://{address}", timeout=10, set_as_default=False)
+            self._client = Client(f"tcp://{address}", timeout=5, set_as_default=False)
         except (OSError, TimeoutError):
             raise UsageError(f"no Dask scheduler answers at {address}: start one with `dask scheduler`") from None
         self.name = f"dask://{address}"

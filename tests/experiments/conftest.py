@@ -1,5 +1,7 @@
 """A plug-in package with small claims, laid out in a temporary folder as a user's own would be."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments import reachable, registry, worker
+from experiments.cli import main
 
 CLAIM = '''
 """The mean of standard normals is 0.
@@ -145,6 +148,18 @@ class Plugin:
             timeout=120,
             **options,
         )
+
+    def inside(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Runs `unmagic` in this process, which has loaded JAX already: for what needs no process of its own."""
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            contextlib.chdir(self.root),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as exit_,
+        ):
+            main(list(arguments))
+        return subprocess.CompletedProcess(arguments, exit_.value.code, out.getvalue(), err.getvalue())
 
     def start(self, *arguments: str) -> subprocess.Popen:
         return subprocess.Popen(

@@ -35,34 +35,34 @@ def test_verify_show_figure_report(plugin):
     done = plugin.command("verify", "toy")
     assert done.returncode == 0, done.stderr
     assert "supported" in done.stdout
-    shown = plugin.command("show", "toy/mean").stdout
+    shown = plugin.inside("show", "toy/mean").stdout
     assert "The mean of standard normals is 0." in shown
     assert "Rival shifted: refuted" in shown
     assert "figure.svg" in shown
     for figure in ("figure.svg", "figure.pdf"):
         (plugin.root / "results/smoke/toy/mean/seed-0" / figure).unlink()
-    redrawn = plugin.command("figure", "toy/mean", "--from", "results", "--to", "drawn")
+    redrawn = plugin.inside("figure", "toy/mean", "--from", "results", "--to", "drawn")
     assert redrawn.returncode == 0, redrawn.stderr
     assert (plugin.root / "drawn/figure.pdf").read_bytes().startswith(b"%PDF")
-    assert plugin.command("report").returncode == 0
+    assert plugin.inside("report").returncode == 0
     page = (plugin.root / "results/report.html").read_text()
     assert "toy/mean" in page
     assert "it is 1" in page
-    listed = plugin.command("list", "toy", "--json")
+    listed = plugin.inside("list", "toy", "--json")
     assert json.loads(listed.stdout)[0]["last"]["status"] == "supported"
 
 
 def test_json_and_dry_run(plugin):
     plugin.add("mean")
-    dry = plugin.command("verify", "toy", "--dry-run")
+    dry = plugin.inside("verify", "toy", "--dry-run")
     assert dry.returncode == 0
     assert "toy/mean seed 0: 8 of 8 cells to measure" in dry.stdout
     assert not (plugin.root / "results").exists()
-    done = plugin.command("verify", "toy", "--json", "--seeds", "2")
+    done = plugin.inside("verify", "toy", "--json", "--seeds", "2")
     entries = json.loads(done.stdout)
     assert [e["seed"] for e in entries] == [0, 1]
     assert entries == ledger(plugin)
-    assert "0 of 8 cells" in plugin.command("verify", "toy", "--dry-run").stdout
+    assert "0 of 8 cells" in plugin.inside("verify", "toy", "--dry-run").stdout
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_wrong_use_is_one_sentence_and_exit_2(plugin, arguments, word, monkeypat
 def test_a_verdict_that_is_not_as_expected_is_exit_1(plugin):
     plugin.add("bad", body="raise RuntimeError('no such luck')")
     plugin.add("mean")
-    done = plugin.command("verify", "toy")
+    done = plugin.inside("verify", "toy")
     assert done.returncode == 1
     assert "no such luck" in done.stdout
     assert {e["claim"]: e["status"] for e in ledger(plugin)} == {"toy/bad": "failed", "toy/mean": "supported"}
@@ -113,18 +113,18 @@ def test_a_verdict_that_is_not_as_expected_is_exit_1(plugin):
 
 def test_altered_evidence_is_refused_on_figure_and_measured_again_on_verify(plugin):
     plugin.add("mean")
-    plugin.command("verify", "toy")
+    plugin.inside("verify", "toy")
     path = next((plugin.root / "results/smoke/toy/mean/seed-0").glob("evidence-[0-9a-f]*.nc"))
     content = bytearray(path.read_bytes())
     content[-100] ^= 1
     path.write_bytes(content)
-    refused = plugin.command("figure", "toy/mean")
+    refused = plugin.inside("figure", "toy/mean")
     assert refused.returncode == 2
     assert path.name in refused.stderr
-    again = plugin.command("verify", "toy")
+    again = plugin.inside("verify", "toy")
     assert again.returncode == 0
     assert path.name in again.stderr
-    assert plugin.command("figure", "toy/mean").returncode == 0
+    assert plugin.inside("figure", "toy/mean").returncode == 0
 
 
 def test_interrupt_is_130_and_the_next_run_goes_on(plugin):
@@ -138,7 +138,7 @@ def test_interrupt_is_130_and_the_next_run_goes_on(plugin):
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
     begun = len(list(trace.iterdir()))
-    assert plugin.command("verify", "toy").returncode == 0
+    assert plugin.inside("verify", "toy").returncode == 0
     # At most the one cell that was running is measured twice.
     assert len(list(trace.iterdir())) - 8 <= 1
     assert begun < 8
@@ -159,7 +159,7 @@ def test_kill_9_costs_at_most_the_running_cells(plugin, executor):
     wait_for(lambda: len(list(trace.iterdir())) >= 6)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    done = plugin.command("verify", "toy")
+    done = plugin.inside("verify", "toy")
     assert done.returncode == 0, done.stderr
     assert len(list(trace.iterdir())) - 16 <= (1 if executor == "local" else 2) + 1
     assert [e["status"] for e in ledger(plugin)] == ["supported"]
@@ -176,14 +176,14 @@ def test_two_runs_into_one_folder(plugin):
         ("toy/mean", "supported"),
         ("toy/other", "supported"),
     ]
-    assert plugin.command("figure", "toy/other").returncode == 0
-    assert "0 of 8 cells" in plugin.command("verify", "toy/mean", "--dry-run").stdout
+    assert plugin.inside("figure", "toy/other").returncode == 0
+    assert "0 of 8 cells" in plugin.inside("verify", "toy/mean", "--dry-run").stdout
     assert not list(Path(plugin.root / "results").rglob("*.nc.*"))
 
 
 def test_processes_give_the_ledger_of_local(plugin):
     plugin.add("mean")
-    assert plugin.command("verify", "toy", "--out", "one").returncode == 0
+    assert plugin.inside("verify", "toy", "--out", "one").returncode == 0
     done = plugin.command("verify", "toy", "--out", "two", "--executor", "processes:2")
     assert done.returncode == 0, done.stderr
     one, two = ([{**e, "run": None} for e in ledger(plugin, out)] for out in ("one", "two"))
@@ -195,7 +195,7 @@ def test_a_worker_process_that_dies_costs_its_cell_only(plugin):
     flag = plugin.root / "died"
     body = f"flag = Path({str(flag)!r})\nif not flag.exists():\n    flag.touch()\n    import os\n    os._exit(9)"
     plugin.add("mean", settings=f"trace={str(trace)!r}", body=body)
-    done = plugin.command("verify", "toy", "--executor", "processes:1")
+    done = plugin.inside("verify", "toy", "--executor", "processes:1")
     assert done.returncode == 0, done.stderr
     assert len(list(trace.iterdir())) == 9
 
@@ -203,7 +203,7 @@ def test_a_worker_process_that_dies_costs_its_cell_only(plugin):
 def test_a_cell_that_always_kills_its_worker_is_a_failed_claim(plugin):
     plugin.add("deadly", body="import os\nos._exit(9)")
     plugin.add("mean")
-    done = plugin.command("verify", "toy", "--executor", "processes:1")
+    done = plugin.inside("verify", "toy", "--executor", "processes:1")
     assert done.returncode == 1
     entries = {e["claim"]: e for e in ledger(plugin)}
     assert entries["toy/deadly"]["status"] == "failed"

@@ -198,11 +198,6 @@ def test_wrong_executor_addresses(address):
         open_pool(address)
 
 
-def test_nobody_at_the_address():
-    with pytest.raises(UsageError, match=r"no Dask scheduler answers at 127.0.0.1:9"):
-        open_pool("dask://127.0.0.1:9")
-
-
 def interrupt_after(count, store, **options):
     """Runs all toys until `count` cells have been measured, as Ctrl-C would cut them off."""
     done = []
