@@ -159,7 +159,9 @@ class Plugin:
             pytest.raises(SystemExit) as exit_,
         ):
             main(list(arguments))
-        return subprocess.CompletedProcess(arguments, exit_.value.code, out.getvalue(), err.getvalue())
+        status = exit_.value.code
+        assert isinstance(status, int)
+        return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
     def start(self, *arguments: str) -> subprocess.Popen:
         return subprocess.Popen(
