@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 
 from theory.arrays import ArrayLike, check_finite
 from theory.kernels.spectra import Spectrum
@@ -127,12 +127,12 @@ def _resolution(values: np.ndarray, weight: np.ndarray, n: float, ridge: float) 
         return 0.0
 
     def excess(log_kappa: float) -> float:
-        kappa = np.exp(log_kappa)
-        return float(weight @ (values / (values + kappa)) + ridge / kappa - n)
+        kappa = float(np.exp(log_kappa))
+        return float(weight @ (values / (values + kappa))) + (ridge / kappa if ridge else 0.0) - n
 
-    # κ ≤ (Σ λ + δ)/n, because every term is at most λ/κ; below, halve until the sum is too large.
-    upper = np.log((weight @ values + ridge) / n) + 1e-9
+    # κ ≤ (Σ λ + δ)/n, because every term is at most λ/κ; below, go down until the sum is too large.
+    upper = float(np.log((weight @ values + ridge) / n)) + 1e-9
     lower = upper - 1
     while excess(lower) < 0:
         lower -= 2 * (upper - lower)
-    return float(np.exp(brentq(excess, lower, upper, xtol=1e-14, rtol=8.9e-16)))
+    return float(np.exp(root_scalar(excess, bracket=(lower, upper), method="brentq", xtol=1e-14, rtol=1e-13).root))

@@ -24,7 +24,7 @@ def test_dimensions_of_harmonics():
     np.testing.assert_array_equal(harmonic_dimension(3, np.arange(6)), 2 * np.arange(6) + 1)
     np.testing.assert_array_equal(harmonic_dimension(10, [0, 1, 2]), [1, 10, 54])
     # Harmonics of degree ℓ are the forms of degree ℓ in d variables without |x|² times those of degree ℓ − 2.
-    forms = special.comb(7 + np.arange(20) - 1, 7 - 1)
+    forms = np.asarray(special.comb(7 + np.arange(20) - 1, 7 - 1))
     np.testing.assert_allclose(harmonic_dimension(7, np.arange(2, 20)), forms[2:] - forms[:-2], rtol=1e-12)
 
 
