@@ -64,7 +64,7 @@ def test_the_angle_on_the_circle():
     np.testing.assert_allclose(found.eigenvalues, expected, rtol=0, atol=found.accuracy)
 
 
-@pytest.mark.parametrize(("dimension", "kernel"), [(2, nngp), (2, ntk), (5, ntk), (30, ntk)])
+@pytest.mark.parametrize(("dimension", "kernel"), [(2, nngp), (30, ntk)])
 def test_deep_networks_are_positive_and_sum_to_the_diagonal(dimension, kernel):
     found = sphere(of_network(3, bias=0.3, kernel=kernel), dimension, 400 if dimension < 30 else 12, radius=2.0)
     point = np.zeros((1, dimension))
