@@ -139,7 +139,8 @@ class DaskPool:
         return max(2 * sum(self._threads().values()), 1)
 
     def _threads(self) -> dict[str, int]:
-        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        # Not `scheduler_info`: the client's own timer overwrites what that returns with an empty list of workers.
+        workers: Any = self._client.sync(self._client.scheduler.identity, n_workers=-1)["workers"]
         return {a: w["nthreads"] for a, w in workers.items() if a not in self._refused}
 
     def handshake(self, wanted: Sequence[tuple[str, str, Fingerprint]]) -> list[str]:
