@@ -140,7 +140,9 @@ class DaskPool:
 
     def _threads(self) -> dict[str, int]:
         # Not `scheduler_info`: the client's own timer overwrites what that returns with an empty list of workers.
-        workers: Any = self._client.sync(self._client.scheduler.identity, n_workers=-1)["workers"]
+        scheduler: Any = self._client.scheduler
+        identity: Any = self._client.sync(scheduler.identity, n_workers=-1)
+        workers = identity["workers"]
         return {a: w["nthreads"] for a, w in workers.items() if a not in self._refused}
 
     def handshake(self, wanted: Sequence[tuple[str, str, Fingerprint]]) -> list[str]:

@@ -92,13 +92,13 @@ def test_two_workers_give_the_ledger_of_local_and_a_killed_one_costs_only_its_ce
 
 
 def test_no_worker_is_overlooked_while_the_client_refreshes_what_it_knows_of_the_scheduler(cluster):
-    import dask
+    from dask import config
 
     from experiments.executors import DaskPool
 
     cluster.worker()
     # The client forgets the workers each time it refreshes: here a thousand times a second.
-    with dask.config.set({"distributed.client.scheduler-info-interval": "1ms"}):
+    with config.set({"distributed.client.scheduler-info-interval": "1ms"}):
         pool = DaskPool(cluster.address)
         try:
             assert {pool.slots for _ in range(200)} == {2}
