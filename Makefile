@@ -27,10 +27,12 @@ lock:
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 		--extra reference --extra cluster --group dev pyproject.toml -o requirements.lock
 
-# Everything is pinned and hashed, so pip has nothing to resolve; the package itself is installed in place.
+# Everything is pinned and hashed, so pip has nothing to resolve; Python compiles what is used when it is first used;
+# the package itself is installed in place.
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \
+		--require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 

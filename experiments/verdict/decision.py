@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import ndtri
 
 from experiments.verdict.intervals import ALPHA, CONFIDENCE
 from experiments.verdict.status import Comparison, Status, Verdict, failed
@@ -70,7 +70,7 @@ def _clearance(c: Comparison, status: Status, count: int) -> float:
     """Standard errors by which this comparison may move before the verdict does; negative: not past the edge."""
     if status is Status.REFUTED:
         # The interval that Holm's first step looks at is wider than the one shown.
-        widening = stats.norm.isf(ALPHA / (2 * count)) - stats.norm.isf(ALPHA / 2) if count > 1 else 0.0
+        widening = ndtri(ALPHA / 2) - ndtri(ALPHA / (2 * count)) if count > 1 else 0.0
         return float(c.in_standard_errors(max(c.region_low - c.high, c.low - c.region_high)) - widening)
     to_support = c.in_standard_errors(min(c.low - c.region_low, c.region_high - c.high))
     if status is Status.SUPPORTED or to_support >= 0:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import chdtrc
 
 from experiments.verdict.judges import equivalence
 from experiments.verdict.status import Comparison
@@ -48,7 +48,7 @@ def weighted_fit(design: NDArray, values: NDArray, errors: NDArray, coefficient:
     variance = np.einsum("...ij,...ij->...i", inverse, inverse)[..., coefficient]
     dof = values.shape[-1] - design.shape[-1]
     chi2 = np.sum(residual**2, axis=-1)
-    goodness = np.asarray(stats.chi2.sf(chi2, dof)) if dof > 0 else np.ones_like(chi2)
+    goodness = np.asarray(chdtrc(dof, chi2)) if dof > 0 else np.ones_like(chi2)
     inflation = np.where(goodness < MISFIT, np.sqrt(np.maximum(chi2 / max(dof, 1), 1.0)), 1.0)
     return Fit(coefficients[..., coefficient], np.sqrt(variance) * inflation, goodness)
 

@@ -184,7 +184,7 @@ def test_two_runs_into_one_folder(plugin):
 def test_processes_give_the_ledger_of_local(plugin):
     plugin.add("mean")
     assert plugin.inside("verify", "toy", "--out", "one").returncode == 0
-    done = plugin.command("verify", "toy", "--out", "two", "--executor", "processes:2")
+    done = plugin.inside("verify", "toy", "--out", "two", "--executor", "processes:2")
     assert done.returncode == 0, done.stderr
     one, two = ([{**e, "run": None} for e in ledger(plugin, out)] for out in ("one", "two"))
     assert one == two

@@ -36,12 +36,13 @@ class Cluster:
         self.processes.append((process, log))
         return process
 
-    def worker(self, folder=None):
-        address = f"tcp://{self.address}"
-        arguments = (address, "--no-nanny", "--nthreads", "1", "--no-dashboard")
-        process = self.start("dask_worker", *arguments, folder=folder)
-        self.wait_for_line(process, "Registered to")
-        return process
+    def workers(self, *folders):
+        """One worker for each folder, all of them started before the first is waited for."""
+        arguments = (f"tcp://{self.address}", "--no-nanny", "--nthreads", "1", "--no-dashboard")
+        processes = [self.start("dask_worker", *arguments, folder=folder) for folder in folders]
+        for process in processes:
+            self.wait_for_line(process, "Registered to")
+        return processes
 
     def wait_for_line(self, process, pattern, seconds=60):
         log = next(log for started, log in self.processes if started is process)
@@ -74,11 +75,9 @@ def ledger(plugin, out):
 
 
 def test_two_workers_give_the_ledger_of_local_and_a_killed_one_costs_only_its_cells(plugin, cluster):
-    trace = plugin.root / "trace"
-    trace.mkdir()
-    plugin.add("mean", settings="batches=3, pause=0.4")
-    assert plugin.command("verify", "toy", "--out", "one").returncode == 0
-    first, _ = cluster.worker(), cluster.worker()
+    plugin.add("mean", settings="pause=0.25")
+    first, _ = cluster.workers(plugin.root, plugin.root)
+    assert plugin.inside("verify", "toy", "--out", "one").returncode == 0
     process = plugin.start("verify", "toy", "--out", "two", "--executor", f"dask://{cluster.address}")
     cells = plugin.root / "two/smoke/toy/mean/seed-0/cells"
     end = time.monotonic() + 60
@@ -96,7 +95,7 @@ def test_no_worker_is_overlooked_while_the_client_refreshes_what_it_knows_of_the
 
     from experiments.executors import DaskPool
 
-    cluster.worker()
+    cluster.workers(cluster.root)
     # The client forgets the workers each time it refreshes: here a thousand times a second.
     with config.set({"distributed.client.scheduler-info-interval": "1ms"}):
         pool = DaskPool(cluster.address)
@@ -115,11 +114,11 @@ def test_a_worker_with_other_code_is_refused_by_name(plugin, cluster, tmp_path):
         subprocess.run(["cp", "-r", str(plugin.root / item), str(other / item)], check=True)
     changed = other / path.relative_to(plugin.root)
     changed.write_text(changed.read_text().replace("(1000,)", "(1001,)"))
-    cluster.worker(folder=other)
-    refused = plugin.command("verify", "toy", "--executor", f"dask://{cluster.address}")
+    cluster.workers(other)
+    refused = plugin.inside("verify", "toy", "--executor", f"dask://{cluster.address}")
     assert refused.returncode == 2
     assert re.search(r"worker tcp://127.0.0.1:\d+ is refused: code \w{12} in place of \w{12}", refused.stderr)
-    cluster.worker()
-    mixed = plugin.command("verify", "toy", "--executor", f"dask://{cluster.address}")
+    cluster.workers(plugin.root)
+    mixed = plugin.inside("verify", "toy", "--executor", f"dask://{cluster.address}")
     assert mixed.returncode == 0, mixed.stderr
     assert "is refused: code" in mixed.stderr

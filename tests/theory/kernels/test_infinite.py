@@ -49,16 +49,15 @@ def test_agrees_with_neural_tangents_from_depth_1_to_10(name, activation, inputs
     both = np.concatenate(inputs)
     references = [list(reference_kernels(activation, sb, both)) for sb in BIAS_VARIANCES]
     for depth in range(1, DEPTHS + 1):
-        mlp = MLP(depth, name, np.full(2, WEIGHT_VARIANCE), BIAS_VARIANCES)
-        # Without and with biases at once, for the variances are data.
-        kernels = jax.vmap(lambda m: (nngp(m, both), ntk(m, both)))(mlp)
-        for i in range(2):
+        # Without and with biases; the variances are data, so that both use one compiled kernel.
+        for i, bias_variance in enumerate(BIAS_VARIANCES):
+            mlp = MLP(depth, name, WEIGHT_VARIANCE, bias_variance)
+            kernels = nngp(mlp, both), ntk(mlp, both)
             for value, reference in zip(kernels, references[i][depth - 1], strict=True):
-                np.testing.assert_allclose(value[i], reference, rtol=1e-10, err_msg=f"depth {depth}")
-        if depth == 2:
-            blocks = jax.vmap(lambda m: (nngp(m, x1, x2), ntk(m, x1, x2)))(mlp)
-            for block, whole in zip(blocks, kernels, strict=True):
-                np.testing.assert_allclose(block, whole[:, : len(x1), len(x1) :], rtol=1e-10)
+                np.testing.assert_allclose(value, reference, rtol=1e-10, err_msg=f"depth {depth}")
+            if depth == 2:
+                for block, whole in zip((nngp(mlp, x1, x2), ntk(mlp, x1, x2)), kernels, strict=True):
+                    np.testing.assert_allclose(block, whole[: len(x1), len(x1) :], rtol=1e-10)
 
 
 def by_mpmath(x, y, depth, weight_variance, bias_variance):
