@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
 # SciPy's special functions, for `scipy.stats` takes as long to load as all the rest of a short command.
 from scipy.special import betainc, betaincc, betaincinv, ndtr, ndtri, stdtr, stdtrit
 
