@@ -1,5 +1,6 @@
 """Kernels of infinitely wide networks: the covariance at initialisation (NNGP) and the tangent kernel (NTK)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -67,9 +68,56 @@ def ntk(architecture: MLP, x1: ArrayLike, x2: ArrayLike | None = None) -> Float[
     return _kernels(architecture, *one_or_two(x1, x2)).ntk
 
 
+class ByDepth(NamedTuple):
+    """Kernels of the networks with 0, 1, … hidden layers."""
+
+    nngp: Float[Array, "depths n1 n2"]
+    ntk: Float[Array, "depths n1 n2"]
+
+
+def kernels_by_depth(architecture: MLP, x1: ArrayLike, x2: ArrayLike | None = None) -> ByDepth:
+    """NNGP and NTK of the networks with 0, 1, …, `architecture.depth` hidden layers, in one pass.
+
+    Entry l is the kernel of the architecture with depth l; entry 0 is the linear model's. Arguments,
+    conventions and errors are those of `nngp`.
+
+    Returns:
+        Two arrays of shape (depth + 1, n1, n2), in the inputs' dtype.
+    """
+    return _kernels_by_depth(architecture, *one_or_two(x1, x2))
+
+
 @jax.jit
 def _kernels(architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None) -> Kernels:
     """All kernels of the output layer; compiled once for a depth, an activation and the shapes."""
+    start, layer = _recursion(architecture, x1, x2)
+    # A scan compiles one layer whatever the depth.
+    last: Kernels = jax.lax.scan(lambda kernels, _: (layer(kernels), None), start, None, length=architecture.depth)[0]
+    return last if x2 is not None else last._replace(nngp=_symmetric(last.nngp), ntk=_symmetric(last.ntk))
+
+
+@jax.jit
+def _kernels_by_depth(architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None) -> ByDepth:
+    start, layer = _recursion(architecture, x1, x2)
+
+    def step(kernels: Kernels, _: None) -> tuple[Kernels, ByDepth]:
+        return layer(kernels), ByDepth(kernels.nngp, kernels.ntk)
+
+    last, before = jax.lax.scan(step, start, None, length=architecture.depth)
+    every = ByDepth(*(jnp.concatenate([a, b[None]]) for a, b in zip(before, (last.nngp, last.ntk), strict=True)))
+    return every if x2 is not None else ByDepth(_symmetric(every.nngp), _symmetric(every.ntk))
+
+
+def _symmetric(matrices: Float[Array, "*depths n n"]) -> Float[Array, "*depths n n"]:
+    # Rounding may depend on the order of the arguments; the mean with the transpose does not. Once at the
+    # end: within the loop the compiler would compute each entry twice for it.
+    return 0.5 * (matrices + jnp.swapaxes(matrices, -1, -2))
+
+
+def _recursion(
+    architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None
+) -> tuple[Kernels, Callable[[Kernels], Kernels]]:
+    """The kernels before the first hidden layer, and the map from one layer to the next."""
     weight_variance = jnp.asarray(architecture.weight_variance, x1.dtype)
     bias_variance = jnp.asarray(architecture.bias_variance, x1.dtype)
     activation = architecture.activation
@@ -92,7 +140,7 @@ def _kernels(architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d
             sine2=None if sine2 is None else with_diagonal(sine2, 0.0),
         )
 
-    def step(kernels: Kernels, _: None) -> tuple[Kernels, None]:
+    def layer(kernels: Kernels) -> Kernels:
         a, b = jnp.broadcast_arrays(kernels.rows.nngp[:, None], kernels.columns.nngp[None, :])
         c, r = kernels.nngp, kernels.sine2
         covariance = weight_variance * dual_at(activation, a, b, c, r) + bias_variance
@@ -102,17 +150,9 @@ def _kernels(architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d
         sine2 = None
         if r is not None and isinstance(slopes, PiecewiseLinear):
             sine2 = after_layer(slopes, a, b, c, r, weight_variance, bias_variance)
-        return exact(Kernels(covariance, tangent, rows, columns, sine2)), None
+        return exact(Kernels(covariance, tangent, rows, columns, sine2))
 
-    start = exact(_input_kernels(weight_variance, bias_variance, x1, x2, kinked))
-    # A scan compiles one layer whatever the depth.
-    last: Kernels = jax.lax.scan(step, start, None, length=architecture.depth)[0]
-    if x2 is not None:
-        return last
-    # Rounding may depend on the order of the arguments; the mean with the transpose does not. Once at the
-    # end: within the loop the compiler would compute each entry twice for it.
-    nngp, ntk = (0.5 * (matrix + matrix.T) for matrix in (last.nngp, last.ntk))
-    return last._replace(nngp=nngp, ntk=ntk)
+    return exact(_input_kernels(weight_variance, bias_variance, x1, x2, kinked)), layer
 
 
 def _input_kernels(weight_variance: Array, bias_variance: Array, x1: Array, x2: Array | None, kinked: bool) -> Kernels:

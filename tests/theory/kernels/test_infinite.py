@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import erf, ndtr
 
 from theory.architecture import MLP, Activation
-from theory.kernels import nngp, ntk
+from theory.kernels import kernels_by_depth, nngp, ntk
 from theory.kernels.neural_tangents import nt
 
 DEPTHS = 10
@@ -48,16 +48,19 @@ def test_agrees_with_neural_tangents_from_depth_1_to_10(name, activation, inputs
     x1, x2 = inputs
     both = np.concatenate(inputs)
     references = [list(reference_kernels(activation, sb, both)) for sb in BIAS_VARIANCES]
-    for depth in range(1, DEPTHS + 1):
-        # Without and with biases; the variances are data, so that both use one compiled kernel.
-        for i, bias_variance in enumerate(BIAS_VARIANCES):
+    # Without and with biases; the variances are data, so that both use one compiled kernel.
+    for reference, bias_variance in zip(references, BIAS_VARIANCES, strict=True):
+        kernels = kernels_by_depth(MLP(DEPTHS, name, WEIGHT_VARIANCE, bias_variance), both)
+        for depth in range(1, DEPTHS + 1):
+            for every, expected in zip(kernels, reference[depth - 1], strict=True):
+                np.testing.assert_allclose(every[depth], expected, rtol=1e-10, err_msg=f"depth {depth}")
+        for depth in (2, DEPTHS):
             mlp = MLP(depth, name, WEIGHT_VARIANCE, bias_variance)
-            kernels = nngp(mlp, both), ntk(mlp, both)
-            for value, reference in zip(kernels, references[i][depth - 1], strict=True):
-                np.testing.assert_allclose(value, reference, rtol=1e-10, err_msg=f"depth {depth}")
-            if depth == 2:
-                for block, whole in zip((nngp(mlp, x1, x2), ntk(mlp, x1, x2)), kernels, strict=True):
-                    np.testing.assert_allclose(block, whole[: len(x1), len(x1) :], rtol=1e-10)
+            for kernel, every in zip((nngp, ntk), kernels, strict=True):
+                np.testing.assert_allclose(kernel(mlp, both), every[depth], rtol=1e-13)
+        between = kernels_by_depth(MLP(DEPTHS, name, WEIGHT_VARIANCE, bias_variance), x1, x2)
+        for block, whole in zip(between, kernels, strict=True):
+            np.testing.assert_allclose(block, whole[:, : len(x1), len(x1) :], rtol=1e-10)
 
 
 def by_mpmath(x, y, depth, weight_variance, bias_variance):
