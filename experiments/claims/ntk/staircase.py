@@ -2,7 +2,7 @@
 falls in steps at n ~ d^ℓ, where degree ℓ is half learned, and at n = d^(ℓ+½), between two steps, degree ℓ is learned
 and degree ℓ + 1 unlearned but for d^-½, so that the risk tends to the power of the degrees above ℓ.
 
-Source: Ghorbani et al. 2021, Theorem 4, for the plateaus as d → ∞. Positions and distances from the plateau come from
+Source: Ghorbani et al. 2021 for d^(ℓ+ε) ≤ n ≤ d^(ℓ+1−ε) as d → ∞. Positions and distances from that limit come from
 the eigenlearning equations (`theory.kernels.learning_curves`): a share L_ℓ = ½ of degree ℓ needs κ = λ_ℓ, hence
 n_ℓ = Σ_i λ_i/(λ_i + λ_ℓ), which is c d^ℓ (1 + O(1/d)) because N(d, ℓ) ~ d^ℓ/ℓ! harmonics share a trace that does not
 vanish; and at n = d^(3/2), 1 − L_1 = κ/(λ_1 + κ) and L_2 = λ_2/(λ_2 + κ) are both c d^-½ (1 + O(d^-½)).
