@@ -12,7 +12,7 @@ moments of the inverse Wishart law the variance of |β̂ − β|² is
     σ⁴ 2p(n − 1)/((d − 1)² (d − 3))                                        for p ≤ n − 4,
     r⁴ 2n(p − n)/(p² (p + 2)) + σ⁴ 2n(p − 1)/((p − n − 1)² (p − n − 3))    for p ≥ n + 4,
 
-and infinite between; for p > n the projection of β on the row space, of which n/p is a Beta(n/2, (p−n)/2) mean, is
+and infinite between. For p > n the share of |β|² outside the row space is a Beta((p−n)/2, n/2) variable that is
 independent of the singular values. Ridge regression β̂ = (XᵀX + μ)⁻¹ Xᵀy has, with the eigenvalues s of XᵀX,
 
     R(μ) = E Σ_s ((r²/p) μ² + σ² s)/(s + μ)²,
@@ -20,9 +20,8 @@ independent of the singular values. Ridge regression β̂ = (XᵀX + μ)⁻¹ X�
 over min(n, p) eigenvalues, plus r²(1 − n/p) for p > n, since the singular vectors are uniform. Each term is smallest at
 μ = σ² p/r², whatever the inputs, and is σ²/(s + μ) there.
 
-Sources: Hastie, Montanari, Rosset & Tibshirani 2022, sections 3 and 5 (proportional limits); Belkin, Hsu & Xu 2020,
-Theorem 1 (finite n); Dobriban & Wager 2018 (optimal ridge). The variances, and the exact ridge risk at finite n, are
-derived here.
+Sources: Hastie, Montanari, Rosset & Tibshirani 2022 (proportional limits); Belkin, Hsu & Xu 2020, Theorem 1 (finite
+n); Dobriban & Wager 2018 (best penalty). The variances, and the exact ridge risk at finite n, are derived here.
 """
 
 from __future__ import annotations

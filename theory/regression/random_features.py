@@ -20,7 +20,7 @@ root between 0 and min ψ of
 
     (ψ_1 − h)(ψ_2 − h) = ψ_1 ψ_2 λ̄ q,    h(q) = q + ζ²q/(1 + ζ²q),
 
-which is equation (16) of the source on the imaginary axis with one of the two unknowns eliminated.
+which are the source's two equations for ν_1 and ν_2 on the imaginary axis with one unknown eliminated, q = |ν_1 ν_2|.
 
 Sources: Belkin, Hsu & Xu 2020; Mei & Montanari 2022, Definition 1 and Theorem 2 (F_0 is irrelevant: constants are
 learned). Checked in the tests by an independent route: random features conditioned on their directions are Gaussian

@@ -2,8 +2,8 @@
 r²(1−n/p) + σ²n/(p−n−1) for p > n+1: it diverges at interpolation and falls again beyond; the best ridge penalty σ²p/r²
 removes the peak.
 
-Sources: Hastie, Montanari, Rosset & Tibshirani 2022, Theorem 1 and Corollary 5 (proportional limits); Belkin, Hsu & Xu
-2020, Theorem 1 (finite n). The exact ridge risk and the variances are derived in `theory.regression`.
+Sources: Hastie, Montanari, Rosset & Tibshirani 2022 (proportional limits); Belkin, Hsu & Xu 2020, Theorem 1 (finite
+n); Dobriban & Wager 2018 (best penalty). The exact ridge risk and the variances are derived in `theory.regression`.
 
 Three statements are tested. *Identity*: measured and exact risks agree, for least squares on both sides of the peak
 and for ridge everywhere, on the peak too. *Best penalty*: at σ²p/r² the risk is below that at σ²/r² (the same without
