@@ -281,7 +281,7 @@ def draw(figure: Figure, evidence: Evidence) -> None:
             if not here.any():
                 continue
             colour = COLOURS[i % len(COLOURS)]
-            deeper = np.arange(1, max(depth[here].max(), 2) + 1)
+            deeper = np.arange(2, max(depth[here].max(), 3) + 1)
             for law, style in zip((exact, first_order, exponential), STYLES, strict=True):
                 curve = [ratios(law, activation, int(width), int(many))[q] for many in deeper]
                 axis.plot(
@@ -295,6 +295,9 @@ def draw(figure: Figure, evidence: Evidence) -> None:
                 color=colour,
             )
         axis.set(xscale="log", yscale="log", xlabel="$L/n$", title=title)
+        # Around the predictions alone.
+        seen = prediction["ratio"].values[:, a, q][prediction["judged"].values[:, a, q]] - 1
+        axis.set_ylim(0.6 * seen.min(), 3.0 * seen.max())
         axis.set_xticks([1 / 16, 1 / 8, 1 / 4, 1 / 2], ["1/16", "1/8", "1/4", "1/2"])
         axis.minorticks_off()
     axes[0].set_ylabel(r"$E\,\Theta^2/(E\,\Theta)^2 - 1$")
