@@ -20,7 +20,7 @@ polynomials.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -305,14 +305,16 @@ def draw(figure: Figure, evidence: Evidence) -> None:
 def _panel(axis: Axes, evidence: Evidence, depth: int) -> None:
     from experiments.report.style import COLOURS, MARKERS
 
-    predicted, found = (side.sel(depth=depth) for side in (evidence.prediction, evidence.measurement))
-    outside = noise_outside(evidence.config).sel(depth=depth)
-    sizes = predicted["samples"].values
-    for k, ridge in enumerate(predicted["ridge"].values):
+    found = evidence.measurement.sel(depth=depth)
+    sizes = found["samples"].values
+    between = np.unique(np.round(np.geomspace(sizes[0], sizes[-1], 60))).astype(int)
+    config = replace(evidence.config, samples=tuple(between.tolist()))
+    predicted, outside = (_tabulate(config, rule).sel(depth=depth) for rule in (_eigenlearning, _noise_outside))
+    for k, ridge in enumerate(evidence.config.ridges):
         colour = COLOURS[k]
         label = rf"$\delta = {ridge:g}\,\Theta(x,x)$" if ridge else r"$\delta = 0$"
-        axis.plot(sizes, predicted["test"][:, k], color=colour, linewidth=1)
-        axis.plot(sizes, outside["test"][:, k], ":", color=colour, linewidth=0.8)
+        axis.plot(between, predicted["test"][:, k], color=colour, linewidth=1)
+        axis.plot(between, outside["test"][:, k], ":", color=colour, linewidth=0.8)
         axis.errorbar(
             sizes,
             found["test"][:, k],
@@ -322,7 +324,7 @@ def _panel(axis: Axes, evidence: Evidence, depth: int) -> None:
             label=f"test, {label}",
         )
         if ridge:
-            axis.plot(sizes, predicted["train"][:, k], "--", color=colour, linewidth=1)
+            axis.plot(between, predicted["train"][:, k], "--", color=colour, linewidth=1)
             axis.errorbar(
                 sizes,
                 found["train"][:, k],
