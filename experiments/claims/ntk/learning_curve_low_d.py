@@ -200,7 +200,7 @@ def draw(figure: Figure, evidence: Evidence) -> None:
         left.plot(sizes, there, color=colour, linewidth=1)
         left.errorbar(sizes, here["factor"], 2.576 * here["error"], fmt=marker, color=colour, label=f"$d = {d}$")
     left.plot(sizes, truth["factor"].sel(dimension=CIRCLE), "--", color=COLOURS[0], linewidth=1)
-    left.annotate("neighbours joined by lines", (sizes[-1], 5 / 3), (0, 3), textcoords="offset points", ha="right")
+    left.annotate("neighbours joined by lines", (sizes[-1], 5 / 3), (0, 5), textcoords="offset points", ha="right")
     left.annotate("equations, $d = 2$", (sizes[-1], 2), (0, -9), textcoords="offset points", ha="right")
     left.set(xscale="log", xlabel="training examples $n$", ylabel="noise multiplied by", ylim=(1.15, 2.1))
     ticks = sizes[:: -(-len(sizes) // 4)]
