@@ -164,8 +164,14 @@ class Plugin:
         return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
     def start(self, *arguments: str) -> subprocess.Popen:
+        """Starts `unmagic` in its own process, deaf to no signal: what runs in the background inherits deafness."""
+        code = (
+            "import runpy, signal\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "runpy.run_module('experiments.cli', run_name='__main__')"
+        )
         return subprocess.Popen(
-            [sys.executable, "-m", "experiments.cli", *arguments],
+            [sys.executable, "-c", code, *arguments],
             cwd=self.root,
             env=self.environment(),
             stdout=subprocess.PIPE,
