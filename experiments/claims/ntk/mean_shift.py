@@ -15,7 +15,7 @@ off: no shift at all; for ReLU, a shift on the diagonal as off it; in two-layer 
 for erf, the coefficient without the dependence of kernel and pre-activation ("gradient independence"). Another rival
 is a shift of the same coefficient and order n^-½, the order of the fluctuations. The theory's own error is the next
 order: a term 1/n² in the fit at the paper tier. The smoke tier has too few widths for it and leaves it in: 0.15 c or
-so at n = 6.
+so at n = 6. For ReLU the margins are half of c, since gradient independence is too near to count there.
 
 Widths: the shift falls as 1/n, its noise as n^-½ and the number of networks that time allows as n^-2, so that
 resolving it takes n³ in time. Widths end at 64 for that reason: at 4096 a shift of 1e-4 would need 10^7 networks of
@@ -320,7 +320,10 @@ def judge(prediction: xr.Dataset, measurement: xr.Dataset) -> Verdict:
             standard_error=fit.standard_error,
             sample_size=int(members[here].sum()),
         )
-    return decide(comparisons, margin_source="half the distance to the nearest rival's coefficient")
+    return decide(
+        comparisons,
+        margin_source="half the distance to the nearest rival's coefficient that is a third of c away or more",
+    )
 
 
 def draw(figure: Figure, evidence: Evidence) -> None:

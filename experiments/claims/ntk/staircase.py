@@ -12,7 +12,8 @@ height of the plateau, from which the power law through the risks 1 at d^½ and 
 the next order; what they leave out is found by fitting the equations' exact values in the same way, and `assumptions`
 wants it below a fifth of the margin.
 
-At dimensions that can be reached the risk itself shows no flat treads: a step is a factor of 40 wide in n, a tread ends
+At dimensions that can be reached the risk itself shows no flat treads: a step (shares of 0.1 to 0.9) is a factor of 40
+wide in n, a tread ends
 after a factor of d. What can be tested is how steps and treads scale. Targets are products of ℓ different coordinates,
 which are harmonics; the risk is that of a target with equal powers in degrees 1, 2 and 3, averaged over the signs of
 these parts. There is no noise and no ridge.

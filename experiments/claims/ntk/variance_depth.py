@@ -12,7 +12,9 @@ layer seems natural and is wrong: the layers between are dependent, and at fixed
 grows. It is a rival here, seen best in the covariance of the first and last matrix.
 
 Margin: an identity has no error of its own, so the margin is half the distance to the nearest rival. A rival within
-5 % of the law (for L = 2 the first-order law is exact) is no neighbour there; it has to lose elsewhere.
+5 % of the law (for L = 2 the first-order law is exact) is no neighbour there; it has to lose elsewhere: the first-order
+law does so in the covariance of the first and last matrix alone, for in Θ itself it is as near as that at every size
+measured.
 
 Assumptions: Gaussian weights, no biases, equal widths, one input. Moments of Θ grow as exp(k(k−1) 5L/2n): the ensembles
 follow from the exact moments up to the fourth, and end at L/n = ½ because of them.
@@ -258,7 +260,9 @@ def judge(prediction: xr.Dataset, measurement: xr.Dataset) -> Verdict:
         standard_error=prediction["error"].values[judged],
         sample_size=np.broadcast_to(members[:, None, None], judged.shape)[judged],
     )
-    return decide(comparisons, margin_source="half the distance to the nearest rival; the law itself is exact")
+    return decide(
+        comparisons, margin_source="half the distance to the nearest rival no closer than 5 %; the law itself is exact"
+    )
 
 
 def draw(figure: Figure, evidence: Evidence) -> None:
@@ -307,7 +311,7 @@ def draw(figure: Figure, evidence: Evidence) -> None:
     ]
     handles += [Line2D([], [], linestyle=style, color="black", linewidth=0.8) for style in STYLES]
     names = [f"$n={width}$" for width in np.unique(n)]
-    names += ["law", "first order, compounded", r"$e^{5L/n}$ ($e^{2L/n}$)"]
+    names += ["law", "first order, compounded", r"$e^{5(L-1)/n}$ ($e^{2(L-1)/n}$)"]
     figure.legend(handles, names, loc="outside lower center", ncols=4)
 
 
@@ -324,7 +328,7 @@ claim = Claim(
     judge=judge,
     draw=draw,
     rivals=(
-        Rival("exponential", "E Θ²/(E Θ)² is exp(5L/n), the bound as an equality", predict=predict_exponential),
+        Rival("exponential", "E Θ²/(E Θ)² is exp(5(L−1)/n), the bound as an equality", predict=predict_exponential),
         Rival(
             "first-order-compounded",
             "E T_ℓ T_m ∝ (1 + 5/n)^(L−1−|ℓ−m|) (1 + 1/n)^|ℓ−m|: first orders of layers multiply",
