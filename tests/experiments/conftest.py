@@ -166,9 +166,8 @@ class Plugin:
     def start(self, *arguments: str) -> subprocess.Popen:
         """Starts `unmagic` in its own process, deaf to no signal: what runs in the background inherits deafness."""
         code = (
-            "import runpy, signal\n"
-            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            "runpy.run_module('experiments.cli', run_name='__main__')"
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "from experiments.cli import main; main()"
         )
         return subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
