@@ -68,8 +68,9 @@ def test_without_learning_errors_are_the_power_of_the_labels(rng):
     """A ridge of 10⁶ leaves f̂ = 0, and the labels' mean square as the train error."""
     config = dataclasses.replace(SMALL, ridges=(1e6,))
     errors, power_test, power_train = regressions(config, network(1), 32, 3, rng)
-    np.testing.assert_allclose(errors[:, 0, 0], power_test + config.noise, rtol=1e-3)
-    np.testing.assert_allclose(errors[:, 1, 0], power_train, rtol=1e-3)
+    # What is learned all the same is of the order of the inverse ridge.
+    np.testing.assert_allclose(errors[:, 0, 0], power_test + config.noise, rtol=1e-5)
+    np.testing.assert_allclose(errors[:, 1, 0], power_train, rtol=1e-5)
 
 
 def test_a_linear_network_is_ridge_regression_on_coordinates():
