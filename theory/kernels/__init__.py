@@ -2,6 +2,17 @@
 
 from theory.kernels.empirical import empirical_ntk
 from theory.kernels.infinite import ByDepth, kernels_by_depth, nngp, ntk
+from theory.kernels.posterior import nngp_posterior
 from theory.kernels.prediction import Prediction, predict, response
 
-__all__ = ["ByDepth", "Prediction", "empirical_ntk", "kernels_by_depth", "nngp", "ntk", "predict", "response"]
+__all__ = [
+    "ByDepth",
+    "Prediction",
+    "empirical_ntk",
+    "kernels_by_depth",
+    "nngp",
+    "nngp_posterior",
+    "ntk",
+    "predict",
+    "response",
+]
