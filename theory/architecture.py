@@ -8,7 +8,7 @@ every entry of W and b drawn from N(0, 1). The neural tangent kernel counts all 
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ __all__ = [
     "MLP",
     "PARAMETRISATIONS",
     "Activation",
+    "Convolutional",
     "LayerScale",
     "Parametrisation",
     "PiecewiseLinear",
@@ -239,3 +240,112 @@ def parametrisation(name_or_object: str | Parametrisation) -> Parametrisation:
     if name_or_object not in PARAMETRISATIONS:
         raise ValueError(f"unknown parametrisation {name_or_object!r}; there are {', '.join(PARAMETRISATIONS)}")
     return PARAMETRISATIONS[name_or_object]
+
+
+class _Family:
+    """What the families below share with MLP: numbers are leaves of the pytree, all else is static."""
+
+    _leaves: ClassVar[tuple[str, ...]]
+    _static: ClassVar[tuple[str, ...]]
+
+    def tree_flatten_with_keys(self):
+        """Leaves with their names, and the static part."""
+        leaves = tuple((jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in self._leaves)
+        return leaves, tuple(getattr(self, name) for name in self._static)
+
+    @classmethod
+    def tree_unflatten(cls, static, leaves):
+        """Rebuild without validation: JAX puts tracers, gradients and placeholders into the leaves."""
+        family = object.__new__(cls)
+        family._set(**dict(zip((*cls._static, *cls._leaves), (*static, *leaves), strict=True)))
+        return family
+
+    def _set(self, **fields) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+
+def _check_depth(depth: int, what: str) -> int:
+    if isinstance(depth, bool) or not isinstance(depth, int | np.integer) or depth < 1:
+        raise ValueError(f"depth must be an integer number of {what}, at least 1, got {depth!r}")
+    return int(depth)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+PADDINGS, READOUTS = ("circular", "same", "valid"), ("flatten", "pool")
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True, init=False)
+class Convolutional(_Family):
+    """A convolutional network of stride 1 on images (n, *space, c), with one or two axes of space.
+
+    At every position α, with q the number of positions in the filter, S positions in the last layer and n channels,
+
+        z_1(α) = √(σ_w²/(cq)) Σ_β W_1(β) x(α+β) + σ_b b_1,
+        z_{l+1}(α) = √(σ_w²/(nq)) Σ_β W_{l+1}(β) φ(z_l(α+β)) + σ_b b_{l+1},
+        flatten: f = √(σ_w²/(nS)) Σ_α W(α) φ(z_L(α)) + σ_b b,
+        pool: f = √(σ_w²/n) W (1/S) Σ_α φ(z_L(α)) + σ_b b.
+
+    Global average pooling makes f invariant under shifts if the padding is circular. The neural tangent kernel counts
+    all W and b.
+
+    Args:
+        depth: number L ≥ 1 of convolutional layers, each followed by φ; the readout comes on top.
+        activation: a name or an `Activation`.
+        weight_variance, bias_variance: σ_w² and σ_b², leaves of the pytree.
+        filter: size along each axis of space; its length, 1 or 2, says how many axes there are.
+        padding: 'circular' (wraps around), 'same' (zeros around) or 'valid' (positions are lost at the edges). A filter
+            of even size k reaches k/2 further positions to the right and k/2 − 1 to the left, except that 'valid' has
+            no left.
+        readout: 'flatten' or 'pool'.
+
+    Raises:
+        ValueError: an argument is outside its range.
+
+    Source: Novak et al. 2019, sections 2 and 3; Arora et al. 2019, section 4.
+    """
+
+    depth: int
+    activation: Activation
+    weight_variance: ArrayLike
+    bias_variance: ArrayLike
+    filter: tuple[int, ...]
+    padding: str
+    readout: str
+
+    _leaves: ClassVar[tuple[str, ...]] = ("weight_variance", "bias_variance")
+    _static: ClassVar[tuple[str, ...]] = ("depth", "activation", "filter", "padding", "readout")
+
+    def __init__(
+        self,
+        depth: int,
+        activation: str | Activation = "relu",
+        weight_variance: ArrayLike = 2.0,
+        bias_variance: ArrayLike = 0.0,
+        *,
+        filter: tuple[int, ...] = (3, 3),
+        padding: str = "circular",
+        readout: str = "flatten",
+    ) -> None:
+        sizes = tuple(filter) if isinstance(filter, tuple | list) else ()
+        whole = [isinstance(k, int | np.integer) and not isinstance(k, bool) and k >= 1 for k in sizes]
+        if len(sizes) not in (1, 2) or not all(whole):
+            raise ValueError(f"filter must be one or two sizes of at least 1, such as (3, 3), got {filter!r}")
+        _check_choice("padding", padding, PADDINGS)
+        _check_choice("readout", readout, READOUTS)
+        _check_variance("weight_variance", weight_variance)
+        _check_variance("bias_variance", bias_variance)
+        self._set(
+            depth=_check_depth(depth, "convolutional layers"),
+            activation=_find_activation(activation),
+            weight_variance=weight_variance,
+            bias_variance=bias_variance,
+            filter=tuple(int(k) for k in sizes),
+            padding=padding,
+            readout=readout,
+        )

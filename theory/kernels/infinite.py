@@ -11,6 +11,7 @@ from theory.architecture import MLP, PiecewiseLinear
 from theory.arrays import ArrayLike, one_or_two
 from theory.gaussian import derivative_second_moment, dual_at, dual_derivative_at, second_moment
 from theory.kernels.angles import after_layer, gram
+from theory.kernels.families import Family, family_kernels
 
 
 class Kernels(NamedTuple):
@@ -35,15 +36,16 @@ class SelfKernels(NamedTuple):
     ntk: Float[Array, " n"]
 
 
-def nngp(architecture: MLP, x1: ArrayLike, x2: ArrayLike | None = None) -> Float[Array, "n1 n2"]:
+def nngp(architecture: MLP | Family, x1: ArrayLike, x2: ArrayLike | None = None) -> Float[Array, "n1 n2"]:
     """Covariance of the outputs of the infinitely wide network at initialisation.
 
-    K_0(x, x') = σ_w² x·x'/d + σ_b² and, for each hidden layer, K_{l+1} = σ_w² E[φ(u)φ(v)] + σ_b² with (u, v)
+    For an MLP K_0(x, x') = σ_w² x·x'/d + σ_b² and, for each hidden layer, K_{l+1} = σ_w² E[φ(u)φ(v)] + σ_b² with (u, v)
     centred Gaussian of covariance K_l.
 
     Args:
-        architecture: the variances may be traced; vmap and grad over them work.
-        x1: inputs (n1, d), with any d ≥ 1.
+        architecture: an MLP or another family of `theory.architecture`; the variances may be traced, vmap and grad over
+            them work.
+        x1: inputs (n1, d), with any d ≥ 1; of the shape that the family's own kernel function says.
         x2: inputs (n2, d); by default x1 again, then the diagonal is exact and the result symmetric.
 
     Returns:
@@ -54,17 +56,21 @@ def nngp(architecture: MLP, x1: ArrayLike, x2: ArrayLike | None = None) -> Float
 
     Source: Lee et al. 2018, eq. (3); Matthews et al. 2018, eq. (5).
     """
+    if not isinstance(architecture, MLP):
+        return family_kernels(architecture, x1, x2).nngp
     return _kernels(architecture, *one_or_two(x1, x2)).nngp
 
 
-def ntk(architecture: MLP, x1: ArrayLike, x2: ArrayLike | None = None) -> Float[Array, "n1 n2"]:
+def ntk(architecture: MLP | Family, x1: ArrayLike, x2: ArrayLike | None = None) -> Float[Array, "n1 n2"]:
     """Tangent kernel Θ = Σ_θ ∂f(x)/∂θ ∂f(x')/∂θ of the infinitely wide network, over all weights and biases.
 
-    Θ_0 = K_0 and Θ_{l+1} = K_{l+1} + σ_w² E[φ'(u)φ'(v)] Θ_l, in the NTK parametrisation: the biases count
+    For an MLP Θ_0 = K_0 and Θ_{l+1} = K_{l+1} + σ_w² E[φ'(u)φ'(v)] Θ_l, in the NTK parametrisation: the biases count
     with their multiplier σ_b. Arguments, result and errors are those of `nngp`.
 
     Source: Jacot et al. 2018, Theorem 1.
     """
+    if not isinstance(architecture, MLP):
+        return family_kernels(architecture, x1, x2).ntk
     return _kernels(architecture, *one_or_two(x1, x2)).ntk
 
 
