@@ -70,10 +70,12 @@ def test_the_solution_is_that_of_the_dense_system_and_its_residual_is_true(probl
     k = np.asarray(KERNEL(x)).astype(float)
     residual = np.linalg.norm(y - k @ found.coefficients - RIDGE * found.coefficients, axis=0)
     # The matrix here is one call's, whose rounding may differ from the tiles'.
-    np.testing.assert_allclose(found.residual_norm, residual, atol=3e-6 * np.linalg.norm(found.coefficients))
+    np.testing.assert_allclose(found.residual_norm, residual, atol=3e-6 * float(np.linalg.norm(found.coefficients)))
     assert np.all(found.residual <= tolerance)
     np.testing.assert_allclose(found.residual, found.residual_norm / np.linalg.norm(y, axis=0))
-    np.testing.assert_allclose(found.coefficients, coefficients, atol=np.linalg.norm(y) * (tolerance + 1e-6) / RIDGE)
+    np.testing.assert_allclose(
+        found.coefficients, coefficients, atol=float(np.linalg.norm(y)) * (tolerance + 1e-6) / RIDGE
+    )
     np.testing.assert_allclose(predict(KERNEL, x, found.coefficients, x_test, tile=32), outputs, atol=3e-4)
     assert seen[0].stage == "preconditioner"
     assert seen[-1].stage == "true residual"
