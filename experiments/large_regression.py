@@ -15,8 +15,9 @@ import os
 import pickle
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,8 @@ from theory.kernels.partial_cholesky import Factor, partial_cholesky, preconditi
 
 # Tasks that wait for an executor: enough to keep it busy, few enough that their rows fit into memory.
 WAITING = 32
+# Tiles in the works at once in this process. A product goes through its tile in small parts, in one thread.
+THREADS = 4
 # The search stops this far below the tolerance, which leaves room for what single-precision products add.
 RESERVE = 0.8
 
@@ -118,37 +121,46 @@ class TiledKernel:
             return part
         return np.concatenate([part, np.repeat(part[-1:], self.tile - len(part), axis=0)])
 
-    def pairs(self) -> Iterator[tuple[int, int]]:
-        """Tiles of the upper half."""
-        return ((i, j) for i in range(self.blocks) for j in range(i, self.blocks))
-
     def product(self, v: Float[np.ndarray, "size k"], *, precise: bool = False) -> Float[np.ndarray, "size k"]:
         """K v for v that is 0 on the padding; with products in the tiles' dtype, or in float64 where `precise`."""
-        n = len(self.x)
         parts = [np.ascontiguousarray(p) for p in v.reshape(self.blocks, self.tile, -1)]
+        pairs = [(i, j) for i in range(self.blocks) for j in range(i, self.blocks)]
+        away = [] if self.executor is None else pairs[self._most :]
+        here = pairs[: len(pairs) - len(away)]
+        # Each thread has a fixed share and a sum of its own, so that the result does not depend on who is first.
+        shares = [here[k::THREADS] for k in range(THREADS)]
+        with ThreadPoolExecutor(THREADS) as threads:
+            sums = [threads.submit(self._sum, share, parts, precise) for share in shares]
+            out = self._sum_away(away, parts, precise)
+            for part in sums:
+                out += part.result()
+        result = out.reshape(v.shape) + self.shift * v.sum(axis=0)
+        result[len(self.x) :] = 0.0
+        return result
+
+    def _sum(self, pairs: list[tuple[int, int]], parts: list[np.ndarray], precise: bool) -> np.ndarray:
+        """What some tiles, computed in this thread, add to the product."""
         out = np.zeros((self.blocks, *parts[0].shape))
-        waiting: list[tuple[int, int, Future[tuple[np.ndarray, np.ndarray]]]] = []
+        with jax.enable_x64(True):
+            for i, j in pairs:
+                _add(out, i, j, _products(self._tile(i, j), parts[i], parts[j], precise))
+        return out
 
-        def add(i: int, j: int, pair: tuple[Any, Any]) -> None:
-            out[i] += np.asarray(pair[0])
-            if i != j:
-                out[j] += np.asarray(pair[1])
-
-        for i, j in self.pairs():
-            if (i, j) in self._kept or self.executor is None or len(self._kept) < self._most:
-                add(i, j, _products(self._tile(i, j), parts[i], parts[j], precise))
-                continue
+    def _sum_away(self, pairs: list[tuple[int, int]], parts: list[np.ndarray], precise: bool) -> np.ndarray:
+        """What some tiles, computed by the executor, add to the product."""
+        out = np.zeros((self.blocks, *parts[0].shape))
+        waiting: deque[tuple[int, int, Future[tuple[np.ndarray, np.ndarray]]]] = deque()
+        for i, j in pairs:
+            assert self.executor is not None
             if len(waiting) == WAITING:
-                row, column, future = waiting.pop(0)
-                add(row, column, future.result())
+                row, column, future = waiting.popleft()
+                _add(out, row, column, future.result())
             right = None if i == j else self.rows(j)
             task = (self.kernel, self.rows(i), right, parts[i], parts[j], self.shift, precise)
             waiting.append((i, j, self.executor.submit(_fresh_products, *task)))
         for i, j, future in waiting:
-            add(i, j, future.result())
-        result = out.reshape(v.shape) + self.shift * v.sum(axis=0)
-        result[n:] = 0.0
-        return result
+            _add(out, i, j, future.result())
+        return out
 
     def columns(self, indices: np.ndarray) -> Float[np.ndarray, "size b"]:
         """Columns of K, 0 on the padding."""
@@ -161,7 +173,8 @@ class TiledKernel:
         if (i, j) in self._kept:
             return self._kept[i, j]
         tile = _shifted_tile(self.kernel, self.rows(i), None if i == j else self.rows(j), self.shift)
-        if len(self._kept) < self._most:
+        # The first tiles, row by row.
+        if i * self.blocks - i * (i - 1) // 2 + j - i < self._most:
             self._kept[i, j] = tile
         return tile
 
@@ -384,6 +397,12 @@ def _key(kernel: Kernel, x: np.ndarray, y: np.ndarray, *rest: Any) -> str:
         total.update(np.ascontiguousarray(array).data)
     total.update(repr(rest).encode())
     return total.hexdigest()
+
+
+def _add(out: np.ndarray, i: int, j: int, pair: tuple[Any, Any]) -> None:
+    out[i] += np.asarray(pair[0])
+    if i != j:
+        out[j] += np.asarray(pair[1])
 
 
 def _shifted_tile(kernel: Kernel, x1: np.ndarray, x2: np.ndarray | None, shift: float) -> Array:

@@ -32,14 +32,12 @@ class Search(NamedTuple):
     steps: Int[Array, ""]
 
 
-@jax.jit
 def start(solution: Float[Array, "n k"], residual: Float[Array, "n k"], preconditioner: Preconditioner) -> Search:
     """A search from a solution with its residual; the first direction is P⁻¹r."""
     direction = precondition(preconditioner, residual)
     return Search(solution, residual, direction, jnp.sum(residual * direction, axis=0), jnp.zeros((), int))
 
 
-@jax.jit
 def step(search: Search, image: Float[Array, "n k"], preconditioner: Preconditioner) -> Search:
     """One step of every output along its own direction.
 
@@ -50,18 +48,26 @@ def step(search: Search, image: Float[Array, "n k"], preconditioner: Preconditio
 
     Source: Hestenes & Stiefel 1952; Saad 2003, algorithm 9.1.
     """
-    solution, residual, direction, power, steps = search
-    length = _ratio(power, jnp.sum(direction * image, axis=0))
-    solution = solution + length * direction
-    residual = residual - length * image
-    slope = precondition(preconditioner, residual)
-    after = jnp.sum(residual * slope, axis=0)
-    return Search(solution, residual, slope + _ratio(after, power) * direction, after, steps + 1)
+    solution, residual = _move(search, image)
+    return _turn(search, solution, residual, precondition(preconditioner, residual))
 
 
-def prediction_error_bound(
-    residual_norm: ArrayLike, ridge: float, variance: ArrayLike
-) -> Float[Array, "m k"]:
+@jax.jit
+def _move(search: Search, image: Float[Array, "n k"]) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
+    length = _ratio(search.power, jnp.sum(search.direction * image, axis=0))
+    return search.solution + length * search.direction, search.residual - length * image
+
+
+@jax.jit
+def _turn(
+    search: Search, solution: Float[Array, "n k"], residual: Float[Array, "n k"], slope: Float[Array, "n k"]
+) -> Search:
+    power = jnp.sum(residual * slope, axis=0)
+    direction = slope + _ratio(power, search.power) * search.direction
+    return Search(solution, residual, direction, power, search.steps + 1)
+
+
+def prediction_error_bound(residual_norm: ArrayLike, ridge: float, variance: ArrayLike) -> Float[Array, "m k"]:
     """How far an unfinished solution's prediction can be from the exact one, for m inputs x* and k outputs:
 
         |k*ᵀ(K + λI)⁻¹ r| ≤ √K(x*, x*) |r| / √λ,
