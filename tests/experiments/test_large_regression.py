@@ -104,6 +104,15 @@ class Interrupted(Exception):
     pass
 
 
+def test_blocks_go_to_dask(problem):
+    distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
+    x, y, _ = problem
+    alone = solve(KERNEL, x, y, **options)
+    with distributed.Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+        found = solve(KERNEL, x, y, memory=0.0, executor=client.get_executor(pure=False), **options)
+    np.testing.assert_allclose(found.coefficients, alone.coefficients, atol=1e-6 * np.abs(alone.coefficients).max())
+
+
 def test_an_interrupted_run_goes_on_where_it_was(problem, tmp_path):
     x, y, _ = problem
     whole = solve(KERNEL, x, y, **options)
