@@ -22,7 +22,7 @@ from experiments.claims.ntk.lazy_scaling import (
 from experiments.networks import init_members, network
 from experiments.ten_digits import ten_digits
 
-TINY = replace(SMOKE, widths=(4,), members=2, alphas=(2.0, 16.0), steps=3)
+TINY = replace(SMOKE, widths=(4,), members=2, alphas=(2.0, 16.0), steps=2)
 KINDS = (*EXPONENTS, "centred-left-by-curvature")
 
 
