@@ -10,8 +10,9 @@ needed: the odd part of Σ a_u max(0, w_u·x) is ½ Σ a_u w_u·x at all times, 
 
 Measured is what is left of the residual, Σ r_k(t) r_k(0)*/Σ |r_k(0)|² over networks, extrapolated to infinite width.
 Its first correction is of order n^-½, since units cross their kinks (cf. ntk/drift-relu), which all but the fastest
-modes feel as a brake; the next one, 1/n, is fitted as well. What that leaves out, n^-3/2, is a hundredth or two in the
-slowest modes late in training. The rate n^-½ is that of the root mean square distance over networks, modes and steps.
+modes feel as a brake; the next one, 1/n, is fitted as well. What that leaves out, n^-3/2, is one to three hundredths in
+the slowest modes late in training, where fits without the narrowest widths come nearer. The rate n^-½ is that of the
+root mean square distance over networks, modes and steps.
 
 Margin: 0.1 of the residual at the start, half of 0.2: a mode is compared at those steps where some rival is further
 away than that, and between 5 and 95 % should be left. For the exponent 0.25, half the distance to 0 and 1. The odd
