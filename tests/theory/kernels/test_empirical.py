@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from theory.kernels import empirical_ntk
+from theory.kernels.empirical import empirical_ntk_blocks, empirical_ntk_diagonal, empirical_ntk_product
 from theory.kernels.neural_tangents import nt
 
 N, D, WIDTH, OUTPUTS = 5, 3, 7, 2
@@ -64,6 +65,31 @@ def test_agrees_with_neural_tangents(params, inputs):
     np.testing.assert_allclose(empirical_ntk(apply, params, *inputs, full=True), expected, rtol=1e-11)
 
 
+@pytest.mark.parametrize("function", [apply, scalar])
+@pytest.mark.parametrize("full", [False, True])
+def test_products_with_unit_vectors_are_its_columns(function, full, params, inputs):
+    jacobians = empirical_ntk(function, params, *inputs, full=full, method="jacobians")
+    products = empirical_ntk(function, params, *inputs, full=full, method="products", memory=5000)
+    np.testing.assert_allclose(products, jacobians, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(empirical_ntk(function, params, *inputs, full=full), jacobians, rtol=1e-12, atol=1e-13)
+
+
+def test_products_diagonals_and_blocks_are_those_of_the_matrix(params, inputs, rng):
+    matrix = np.asarray(empirical_ntk(apply, params, *inputs, full=True))
+    v = rng.normal(size=(inputs[1].shape[0], OUTPUTS))
+    product = empirical_ntk_product(apply, params, inputs[0], inputs[1], v)
+    np.testing.assert_allclose(product, np.einsum("abkl,bl->ak", matrix, v), rtol=1e-11, atol=1e-12)
+    own = np.asarray(empirical_ntk(apply, params, inputs[0], full=True))
+    diagonal = empirical_ntk_diagonal(apply, params, inputs[0], full=True, memory=1)
+    np.testing.assert_allclose(diagonal, own[np.arange(N), np.arange(N)], rtol=1e-12, atol=1e-13)
+    trace = np.trace(own[np.arange(N), np.arange(N)], axis1=1, axis2=2) / OUTPUTS
+    np.testing.assert_allclose(empirical_ntk_diagonal(apply, params, inputs[0]), trace, rtol=1e-12)
+    whole = np.full((N, N), np.nan)
+    for rows, columns, block in empirical_ntk_blocks(apply, params, inputs[0], rows_in_block=2):
+        whole[rows, columns], whole[columns, rows] = block, block.T
+    np.testing.assert_allclose(whole, empirical_ntk(apply, params, inputs[0]), rtol=1e-12)
+
+
 @pytest.mark.parametrize("examples", [0.1, 3.0, 7.0])
 def test_blocks_change_nothing(params, inputs, examples):
     """Memory for so many examples' Jacobians: one at a time, blocks that do not divide, almost all."""
@@ -107,3 +133,9 @@ def test_wrong_arguments_are_refused(params, inputs):
         empirical_ntk(apply, params, inputs[0], np.ones((2, D + 1)))
     with pytest.raises(ValueError, match="memory must be positive"):
         empirical_ntk(apply, params, *inputs, memory=0)
+    with pytest.raises(ValueError, match="method must be"):
+        empirical_ntk(apply, params, *inputs, method="fast")
+    with pytest.raises(ValueError, match=r"vectors must have the shape \(4, 2\)"):
+        empirical_ntk_product(apply, params, inputs[0], inputs[1], np.ones(4))
+    with pytest.raises(ValueError, match="rows_in_block must be at least 1"):
+        empirical_ntk_blocks(apply, params, inputs[0], rows_in_block=0)
