@@ -352,7 +352,7 @@ def draw(figure: Figure, evidence: Evidence) -> None:
     axes[2].set(xscale="log", yscale="log", xlabel="width $n$", title="relative distance")
     axes[2].set_yticks([0.02, 0.05, 0.1], ["0.02", "0.05", "0.1"])
     axes[2].set_yticks([], minor=True)
-    axes[2].legend()
+    axes[2].legend(loc="upper right")
 
 
 claim = Claim(
