@@ -36,6 +36,8 @@ from theory.kernels.partial_cholesky import Factor, partial_cholesky, preconditi
 WAITING = 32
 # Tiles in the works at once in this process. A product goes through its tile in small parts, in one thread.
 THREADS = 4
+# Bytes; what XLA asks of an array that it takes over.
+ALIGNMENT = 64
 # The search stops this far below the tolerance, which leaves room for what single-precision products add.
 RESERVE = 0.8
 
@@ -102,8 +104,14 @@ class TiledKernel:
             raise ValueError(f"tile must be a positive multiple of 8, got {tile}")
         self.kernel, self.x, self.tile, self.executor = kernel, x, tile, executor
         self.blocks = -(-len(x) // tile)
-        self._most = int(memory // (tile * tile * x.dtype.itemsize))
-        self._kept: dict[tuple[int, int], Array] = {}
+        size = tile * tile * x.dtype.itemsize
+        self._most = min(int(memory // size), self.blocks * (self.blocks + 1) // 2)
+        self._kept: dict[int, Array] = {}
+        # One buffer for all, because thousands of arrays among others of their size leave as many holes in the heap;
+        # it starts where JAX can use it without a copy. The system gives its pages as they are written.
+        bare = np.empty(self._most * size + ALIGNMENT, np.uint8)
+        start = -bare.ctypes.data % ALIGNMENT
+        self._room = bare[start : start + self._most * size].view(x.dtype).reshape(self._most, tile, tile)
         first = self.rows(0)
         # Without its mean a tile's products with a vector lose fewer digits; the mean is added back exactly.
         self.shift = float(jnp.mean(jnp.asarray(kernel(first, self.rows(self.blocks - 1)))))
@@ -170,12 +178,13 @@ class TiledKernel:
         return found
 
     def _tile(self, i: int, j: int) -> Array:
-        if (i, j) in self._kept:
-            return self._kept[i, j]
+        place = i * self.blocks - i * (i - 1) // 2 + j - i  # the first tiles are kept, row by row
+        if place in self._kept:
+            return self._kept[place]
         tile = _shifted_tile(self.kernel, self.rows(i), None if i == j else self.rows(j), self.shift)
-        # The first tiles, row by row.
-        if i * self.blocks - i * (i - 1) // 2 + j - i < self._most:
-            self._kept[i, j] = tile
+        if place < self._most:
+            self._room[place] = tile
+            self._kept[place] = tile = jnp.from_dlpack(self._room[place], copy=False)
         return tile
 
 
