@@ -7,7 +7,7 @@ image is standardised as there. Targets are one-hot less 1/10. The smoke tier ha
 nothing is published: there the reference is a dense solution by Cholesky decomposition.
 
 Measurement: the matrix of 60,000² numbers, 13 GiB in single precision, is never whole in memory. Tiles of its upper
-half are computed once and kept in 6.4 GiB, what has no room there again at each product; conjugate gradients with a
+half are computed once and kept in 6.2 GiB, what has no room there again at each product; conjugate gradients with a
 randomly pivoted Cholesky preconditioner (Chen et al. 2022) go to a relative residual of 1e-4, which is then computed
 anew from all tiles in float64. A run that was interrupted goes on from its last checkpoint.
 `measure` has kernels of its own: Chebyshev series of the arc-cosine recursion (Cho & Saul 2009) or of the RBF.
@@ -88,7 +88,7 @@ class Config:
     tolerance: float = 1e-4
     rank: int = 1500
     tile: int = 1000
-    memory: float = 6.4
+    memory: float = 6.2
 
 
 # Kept tiles of the smoke tier are half of all, so that it takes both ways.
