@@ -1,5 +1,7 @@
 """Bayesian inference with infinitely wide networks: the posterior of the Gaussian process of the initial outputs."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,8 @@ from jaxtyping import Array, Float
 from theory.architecture import MLP
 from theory.arrays import ArrayLike, as_float, check_finite, is_traced, row_pair
 from theory.kernels.infinite import nngp
-from theory.kernels.prediction import Prediction
+from theory.kernels.prediction import Prediction, eigendecomposition
+from theory.kernels.trust import warn_if_unresolved
 
 
 def nngp_posterior(
@@ -39,6 +42,9 @@ def nngp_posterior(
     Raises:
         ValueError: shapes do not match, an entry is not finite, or a noise is negative or not finite.
 
+    Warns:
+        PrecisionWarning: the dtype leaves a relative error above 1 %; see `theory.kernels.trust`.
+
     Source: Lee et al. 2018, eqs. (8)–(9); Matthews et al. 2018. Last layer: Lee et al. 2019, Section 2.3.1 (with the
     sum in place of their mean in the loss). Langevin: Welling & Teh 2011.
     """
@@ -50,20 +56,23 @@ def nngp_posterior(
     variances = as_float(noise)
     if not is_traced(variances) and not (np.isfinite(variances).all() and (np.asarray(variances) >= 0).all()):
         raise ValueError(f"noise must be finite and at least 0, got {noise!r}; it is a variance, not a scale")
-    kernels = nngp(architecture, train), nngp(architecture, test, train), nngp(architecture, test)
-    return _posterior(*kernels, y.astype(train.dtype), variances.astype(train.dtype))
+    eigenvalues, vectors = eigendecomposition(nngp(architecture, train))
+    if not is_traced(variances):
+        warn_if_unresolved(eigenvalues, math.inf, float(np.min(variances)))
+    kernels = nngp(architecture, test, train), nngp(architecture, test)
+    return _posterior(eigenvalues, vectors, *kernels, y.astype(train.dtype), variances.astype(train.dtype))
 
 
 @jax.jit
 def _posterior(
-    k_train: Float[Array, "n n"],
+    eigenvalues: Float[Array, " n"],
+    vectors: Float[Array, "n n"],
     k_star: Float[Array, "m n"],
     k_test: Float[Array, "m m"],
     y: Float[Array, "n *k"],
     noise: Float[Array, "*noise"],
 ) -> Prediction:
     """In the eigenbasis of K, which serves every noise and a singular K as well."""
-    eigenvalues, vectors = jnp.linalg.eigh(k_train)
     shifted = jnp.maximum(eigenvalues, 0.0) + noise[..., None]
     kept = shifted > len(eigenvalues) * jnp.finfo(eigenvalues.dtype).eps * eigenvalues[-1]
     gains = jnp.where(kept, 1.0 / jnp.where(kept, shifted, 1.0), 0.0)
