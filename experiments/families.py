@@ -5,6 +5,7 @@ They are trained, recorded and drawn in ensembles by the same functions: `Square
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -18,6 +19,9 @@ from jaxtyping import Array, Float
 
 from experiments.networks import Network, Params
 from theory.architecture import Convolutional, LayerScale, Parametrisation, Role, parametrisation
+
+# Channels below which a convolution is a product with patches.
+FEW = 8
 
 
 @dataclass(frozen=True)
@@ -101,15 +105,24 @@ class ConvolutionalNetwork(FamilyNetwork):
         return [*z, self.affine(params, len(self.widths), product)]
 
     def _convolve(self, h: Array, weight: Array) -> Array:
-        if self.padding == "circular":
-            around = [((k - 1) // 2, k // 2) for k in self.filter]
-            h = jnp.pad(h, [(0, 0), *around, (0, 0)], mode="wrap")
+        if self.padding != "valid":
+            around = [(0, 0), *(((k - 1) // 2, k // 2) for k in self.filter), (0, 0)]
+            h = jnp.pad(h, around, mode="wrap" if self.padding == "circular" else "constant")
+        # The gradient of a wide filter on few channels is slow as a convolution, and fast as a product with patches.
+        if h.shape[-1] < FEW:
+            kept = [size - k + 1 for size, k in zip(h.shape[1:-1], self.filter, strict=True)]
+            starts = itertools.product(*(range(k) for k in self.filter))
+            patches = [
+                h[(slice(None), *(slice(i, i + size) for i, size in zip(start, kept, strict=True)))] for start in starts
+            ]
+            rows = jnp.stack(patches, axis=-2).reshape(len(h), *kept, -1)
+            return jnp.matmul(rows, weight.reshape(-1, weight.shape[-1]), precision=jax.lax.Precision.HIGHEST)
         numbers = ("NWC", "WIO", "NWC") if len(self.filter) == 1 else ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(
             h,
             weight,
             (1,) * len(self.filter),
-            "SAME" if self.padding == "same" else "VALID",
+            "VALID",
             dimension_numbers=numbers,
             precision=jax.lax.Precision.HIGHEST,
         )
