@@ -97,18 +97,18 @@ SMOKE = Config(
 )
 PAPER = Config(
     dimensions=(10, 14, 20, 28, 40, 52, 64),
-    labels=(20_000, 40_000),
-    least=32,
-    network_dimension=16,
+    labels=(6_000, 12_000),
+    least=24,
+    network_dimension=12,
     widths=(32, 64, 128, 256, 512, 1024, 4096),
-    networks=(256, 64),
-    steps=400,
+    networks=(64, 32),
+    steps=250,
     images=(
         ("digits", "label", 200, 0.3, (15, 21), (600, 800)),
         ("cifar10", "smoothness", 300, 0.7, (11, 16), (430, 590)),
         ("cifar10", "label", 300, 0.3, (40, 55), (1500, 2100)),
     ),
-    image_trials=(1000, 32),
+    image_trials=(400, 32),
 )
 
 
