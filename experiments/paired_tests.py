@@ -29,7 +29,7 @@ def resampled(differences: Float[np.ndarray, "... j"], train: int, test: int, *,
         train, test: examples on either side of each split.
         corrected: False takes the splits as independent.
 
-    Source: Nadeau & Bengio 2003, section 3, eq. (9).
+    Source: Nadeau & Bengio 2003, the corrected resampled t-test.
     """
     count = differences.shape[-1]
     variance = differences.var(axis=-1, ddof=1) * (1 / count + (test / train if corrected else 0.0))
