@@ -33,8 +33,6 @@ def made_up(config, rng, *, amplitude=1.0, power=0.5, variance=1.0, integration=
                 law.lost / law.distance * 3 * n**-0.25 / members**0.5,
             ),
         }
-        values["mean"] = tuple(part * law.distance / np.sqrt(n) for part in values["rate"])
-        values["mean"] = (-values["mean"][0], 1.3 * values["mean"][1])
         for name, (value, spread) in values.items():
             found.setdefault(name, []).append(value)
             found.setdefault(f"{name}_error", []).append(spread)
