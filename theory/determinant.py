@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from theory.arctangent import arctangent
+
 # Masks that keep the upper half of the significand, so that a product of two halves is exact.
 _UPPER_HALF = {"float64": (jnp.uint64, 0xFFFF_FFFF_F800_0000), "float32": (jnp.uint32, 0xFFFF_F000)}
 
@@ -104,7 +106,7 @@ def angles(
     """
     scale = safe_sqrt(a) * safe_sqrt(b)
     cosine = jnp.where(scale > 0, jnp.clip(c * safe_inverse(scale), -1.0, 1.0), 1.0)
-    acute = jnp.arctan2(safe_sqrt(sine2), jnp.abs(cosine))
+    acute = arctangent(safe_sqrt(sine2), jnp.abs(cosine))
     obtuse = math.pi - acute
     return Angles(cosine, jnp.where(cosine > 0, acute, obtuse), jnp.where(cosine > 0, obtuse, acute))
 

@@ -17,6 +17,7 @@ from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
 from theory.activations import PiecewiseLinear, Polynomial, gelu
+from theory.arctangent import arctangent
 from theory.determinant import Angles, angles, safe_inverse, safe_sqrt
 
 Form = Callable[[Array, Array, Array, Array], Array]
@@ -116,8 +117,8 @@ def _polynomial_dual(polynomial: Polynomial, a: Array, b: Array, c: Array, r: Ar
 
 def _erf_dual(a: Array, b: Array, c: Array, r: Array) -> Array:
     """(2/π) asin(2c/√((1 + 2a)(1 + 2b))). Source: Williams 1997, eq. (11)."""
-    # asin t = atan2(t, √(1 − t²)) stays accurate where t → 1, that is for large variances at ρ → 1.
-    return (2.0 / math.pi) * jnp.arctan2(2.0 * c, jnp.sqrt(_erf_determinant(a, b, r)))
+    # asin t = arctan2(t, √(1 − t²)) stays accurate where t → 1, that is for large variances at ρ → 1.
+    return (2.0 / math.pi) * arctangent(2.0 * c, jnp.sqrt(_erf_determinant(a, b, r)))
 
 
 def _erf_dual_derivative(a: Array, b: Array, c: Array, r: Array) -> Array:
@@ -134,7 +135,7 @@ def _gelu_parts(a: Array, b: Array, c: Array, r: Array) -> tuple[Array, Array, A
     q = a * b * r
     total = 1.0 + a + b + q
     root = jnp.sqrt(total)
-    return q, total, 1.0 / (2.0 * math.pi * root), 0.25 + jnp.arctan2(c, root) / (2.0 * math.pi)
+    return q, total, 1.0 / (2.0 * math.pi * root), 0.25 + arctangent(c, root) / (2.0 * math.pi)
 
 
 def _gelu_dual(a: Array, b: Array, c: Array, r: Array) -> Array:

@@ -1,6 +1,7 @@
 """Kernels of infinitely wide networks: the covariance at initialisation (NNGP) and the tangent kernel (NTK)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from theory.arrays import ArrayLike, one_or_two
 from theory.gaussian import derivative_second_moment, dual_at, dual_derivative_at, second_moment
 from theory.kernels.angles import after_layer, gram
 from theory.kernels.families import Family, family_kernels
+from theory.kernels.tiles import is_tiled, tiled
 
 
 class Kernels(NamedTuple):
@@ -58,7 +60,7 @@ def nngp(architecture: MLP | Family, x1: ArrayLike, x2: ArrayLike | None = None)
     """
     if not isinstance(architecture, MLP):
         return family_kernels(architecture, x1, x2).nngp
-    return _kernels(architecture, *one_or_two(x1, x2)).nngp
+    return _kernel(architecture, *one_or_two(x1, x2), tangent=False)
 
 
 def ntk(architecture: MLP | Family, x1: ArrayLike, x2: ArrayLike | None = None) -> Float[Array, "n1 n2"]:
@@ -71,7 +73,7 @@ def ntk(architecture: MLP | Family, x1: ArrayLike, x2: ArrayLike | None = None) 
     """
     if not isinstance(architecture, MLP):
         return family_kernels(architecture, x1, x2).ntk
-    return _kernels(architecture, *one_or_two(x1, x2)).ntk
+    return _kernel(architecture, *one_or_two(x1, x2), tangent=True)
 
 
 class ByDepth(NamedTuple):
@@ -90,7 +92,43 @@ def kernels_by_depth(architecture: MLP, x1: ArrayLike, x2: ArrayLike | None = No
     Returns:
         Two arrays of shape (depth + 1, n1, n2), in the inputs' dtype.
     """
-    return _kernels_by_depth(architecture, *one_or_two(x1, x2))
+    first, second = one_or_two(x1, x2)
+    with jax.enable_x64(True):
+        wide = (None if x is None else x.astype(jnp.float64) for x in (first, second))
+        return jax.tree.map(lambda kernel: kernel.astype(first.dtype), _kernels_by_depth(architecture, *wide))
+
+
+@partial(jax.jit, static_argnames="tangent")
+def _kernel(
+    architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None, *, tangent: bool
+) -> Float[Array, "n1 n2"]:
+    """One of the two kernels, to the precision of the inputs' dtype."""
+    if not is_tiled(architecture, x1, x2):
+        return _dense(architecture, x1, x2, tangent)
+
+    def exact(left: Array, right: Array) -> Array:
+        return _dense(architecture, left, right, tangent)
+
+    # The tiles go round a loop that has no reverse derivative, and their polynomials have none to trust.
+    @jax.custom_jvp
+    def whole(a: MLP, first: Array, second: Array | None) -> Array:
+        return tiled(a, first, second, exact, tangent=tangent)
+
+    @whole.defjvp
+    def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+        return jax.jvp(lambda a, first, second: _dense(a, first, second, tangent), primals, tangents)
+
+    return whole(architecture, x1, x2)
+
+
+def _dense(
+    architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None, tangent: bool
+) -> Float[Array, "n1 n2"]:
+    """All pairs at once, in double precision whatever the dtype: an angle loses half the digits of a product."""
+    with jax.enable_x64(True):
+        first, second = (None if x is None else x.astype(jnp.float64) for x in (x1, x2))
+        kernels = _kernels(architecture, first, second)
+        return (kernels.ntk if tangent else kernels.nngp).astype(x1.dtype)
 
 
 @jax.jit

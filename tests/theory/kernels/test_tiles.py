@@ -1,0 +1,142 @@
+"""Kernels by tiles in single precision, against the same kernels in double precision and against neural-tangents."""
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+
+from theory.architecture import MLP, leaky_relu
+from theory.arctangent import arctangent
+from theory.kernels import kernels_by_depth, nngp, ntk, tiles
+
+# What single precision is held to, relative to the geometric mean of the two diagonal entries.
+SINGLE = 2e-6
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Several tiles, several chunks of near pairs and one whole tile in double precision, from a few inputs."""
+    monkeypatch.setattr(tiles, "SIDE", 64)
+    monkeypatch.setattr(tiles, "PAIRS", 16)
+    monkeypatch.setattr(tiles, "MOST", 600)
+
+
+def difficult(rng: np.random.Generator, d: int) -> np.ndarray:
+    """Duplicates, near-duplicates, antipodes, pairs at every angle, other lengths, a zero and a dense cluster."""
+    x = rng.standard_normal((30, d))
+    levels = [x + rng.standard_normal((30, d)) * level for level in (1e-5, 1e-3, 0.02, 0.2, 0.35, 0.5, 1.0)]
+    cluster = x[:1] + 0.1 * rng.standard_normal((60, d))
+    every = np.concatenate([x, x, -x, *levels, 30 * x[:10], 0.01 * x[:10], np.zeros((1, d)), cluster])
+    return every.astype(np.float32)
+
+
+def relative(single, double) -> float:
+    root = np.sqrt(np.diag(double))
+    root = np.where(root > 0, root, 1.0)
+    return float(np.max(np.abs(np.asarray(single, np.float64) - double) / np.outer(root, root)))
+
+
+@pytest.mark.parametrize(
+    ("activation", "depth", "weight_variance", "bias_variance"),
+    [
+        ("relu", 10, 2.0, 0.0),
+        (leaky_relu(-0.7), 3, 1.0, 0.1),
+        ("erf", 10, 2.0, 0.0),
+    ],
+)
+def test_single_precision_is_exact_to_two_parts_in_a_million(activation, depth, weight_variance, bias_variance, rng):
+    x = difficult(rng, 200)
+    architecture = MLP(depth, activation, weight_variance, bias_variance)
+    assert tiles.is_tiled(architecture, jnp.asarray(x), None)
+    double = np.asarray(ntk(architecture, x.astype(np.float64)))
+    single = ntk(architecture, x)
+    assert single.dtype == jnp.float32
+    assert relative(single, double) < SINGLE
+    np.testing.assert_array_equal(single, single.T)
+
+
+def test_nngp_two_sets_and_what_the_tiles_do_not_divide(rng):
+    x = difficult(rng, 20)
+    architecture = MLP(2, "relu", 2.0, 0.1)
+    double = np.asarray(nngp(architecture, x.astype(np.float64)))
+    assert relative(nngp(architecture, x), double) < SINGLE
+    across = np.asarray(nngp(architecture, x[:90], x))
+    assert across.shape == (90, len(x))
+    root = np.sqrt(np.diag(double))
+    assert np.max(np.abs(across - double[:90]) / np.outer(root[:90], root)) < SINGLE
+
+
+def test_derivatives_are_those_of_the_kernel_in_double_precision(rng):
+    x = difficult(rng, 5)[:130]
+
+    def total(architecture, inputs):
+        return jnp.sum(jnp.sin(ntk(architecture, inputs)))
+
+    single = jax.grad(total, argnums=(0, 1))(MLP(1, "relu", 1.5, 0.1), x)
+    double = jax.grad(total, argnums=(0, 1))(MLP(1, "relu", 1.5, 0.1), x.astype(np.float64))
+    for one, other in zip(jax.tree.leaves(single), jax.tree.leaves(double), strict=True):
+        # sin of the kernel in single precision: rounding of 1e-7, summed over 130 pairs of size 1.
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(other).max())
+
+
+def test_variances_can_be_mapped(rng):
+    x = difficult(rng, 5)[:128]
+    variances = jnp.asarray([0.5, 2.0], jnp.float32)
+    mapped = jax.vmap(lambda v: ntk(MLP(1, "relu", v, 0.1), x))(variances)
+    for one, variance in zip(mapped, variances, strict=True):
+        np.testing.assert_allclose(one, ntk(MLP(1, "relu", float(variance), 0.1), x), rtol=1e-5, atol=1e-5)
+
+
+def test_small_sets_are_taken_in_double_precision(rng):
+    x = difficult(rng, 20)[::9]
+    architecture = MLP(10, "relu", 2.0, 0.0)
+    assert not tiles.is_tiled(architecture, jnp.asarray(x), None)
+    with_depths = kernels_by_depth(architecture, x)
+    double = np.asarray(ntk(architecture, x.astype(np.float64)))
+    # Rounded once, at the end.
+    assert relative(ntk(architecture, x), double) < 1e-7
+    assert relative(with_depths.ntk[-1], double) < 1e-7
+    assert with_depths.ntk.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("count", [20, 80])
+def test_double_precision_within_needs_no_setting(count, rng):
+    x = difficult(rng, 20)[:count]
+    architecture = MLP(1, "relu", 2.0, 0.1)
+    double = np.asarray(ntk(architecture, x.astype(np.float64)))
+    with jax.enable_x64(False):
+        single = ntk(architecture, x)
+    assert relative(single, double) < SINGLE
+
+
+def test_polynomials_of_the_angle_against_mpmath():
+    versines = np.concatenate([[0.0], np.geomspace(1e-12, 1.0, 40)])
+
+    def arc(w):
+        return mpmath.asin(mpmath.sqrt(w / 2)) / mpmath.sqrt(w / 2) if w else mpmath.mpf(1)
+
+    def segment(w):
+        if not w:
+            return mpmath.mpf(1) / 3
+        psi = 2 * mpmath.asin(mpmath.sqrt(w / 2))
+        return (mpmath.sin(psi) - psi * mpmath.cos(psi)) / (2 * w) ** mpmath.mpf(1.5)
+
+    with mpmath.workdps(40):
+        for coefficients, function, error in ((tiles._ARC, arc, 3e-8), (tiles._SEGMENT, segment, 1e-8)):
+            exact = np.array([float(function(mpmath.mpf(w))) for w in versines])
+            np.testing.assert_allclose(np.polyval(coefficients[::-1], versines), exact, rtol=0, atol=error)
+
+
+def test_the_arctangent_and_its_derivative(rng):
+    y = np.concatenate([rng.standard_normal(200) * 10.0 ** rng.integers(-6, 6, 200), [0.0, 0.0, 1.0, -1.0]])
+    x = np.concatenate([np.abs(rng.standard_normal(200)), [0.0, 1.0, 0.0, 0.0]])
+    exact = np.arctan2(y.astype(np.float32).astype(float), x.astype(np.float32).astype(float))
+    np.testing.assert_allclose(arctangent(jnp.float32(y), jnp.float32(x)), exact, rtol=0, atol=2e-7)
+    np.testing.assert_array_equal(arctangent(jnp.asarray(y), jnp.asarray(x)), jnp.arctan2(y, x))
+    slopes = jax.vmap(jax.grad(arctangent, argnums=(0, 1)))(jnp.asarray(y[:200]), jnp.asarray(x[:200]))
+    square = x[:200] ** 2 + y[:200] ** 2
+    np.testing.assert_allclose(slopes[0], x[:200] / square, rtol=1e-12)
+    np.testing.assert_allclose(slopes[1], -y[:200] / square, rtol=1e-12)
+    zero = jnp.zeros(())
+    assert jax.grad(arctangent, argnums=(0, 1))(zero, zero) == (0.0, 0.0)
