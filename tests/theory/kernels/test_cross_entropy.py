@@ -84,9 +84,6 @@ def test_what_training_conserves(data):
     found = classifier_path(theta, theta_star, y, start[:, :5], start[:, 5:], time=TIMES)
     sums = np.broadcast_to(start[:, None, None, 5:].sum(-1), (2, 2, 2, 4))
     np.testing.assert_allclose(np.asarray(found).sum(-1), sums, atol=1e-10)
-    # Two classes are one sigmoid of the difference u: du/dt = −2Θ (σ(u) − y).
-    pair = classifier_path(theta, theta_star, y[:, :2], np.zeros((5, 2)), np.zeros((4, 2)), time=1.0)
-    assert np.all(np.isfinite(np.asarray(pair)))
 
 
 def test_one_example_by_separation_of_variables():
@@ -101,17 +98,17 @@ def test_one_example_by_separation_of_variables():
 def test_the_law_over_initialisations(rng):
     """At t = 0 the NNGP; shortly after, by linear response, a mean of t Θ* (y − E softmax)."""
     x, x_test, labels = rng.normal(size=(5, 3)), rng.normal(size=(4, 3)), np.array([0, 1, 2, 1, 0])
-    draws = predict_classifier(MODEL, x, labels, x_test, time=[0.0, 1e-3], draws=4000, key=jax.random.key(3))
-    assert draws.outputs.shape == (4000, 2, 4, 3)
+    draws = predict_classifier(MODEL, x, labels, x_test, time=[0.0, 1e-3], draws=1000, key=jax.random.key(3))
+    assert draws.outputs.shape == (1000, 2, 4, 3)
     kernel = np.asarray(nngp(MODEL, x_test))
     # 5 standard errors of a covariance of Gaussians.
-    spread = np.sqrt((np.outer(np.diag(kernel), np.diag(kernel)) + kernel**2) / 4000)
+    spread = np.sqrt((np.outer(np.diag(kernel), np.diag(kernel)) + kernel**2) / 1000)
     assert np.all(np.abs(draws.covariance[0] - kernel) < 5 * spread)
     assert np.all(np.abs(draws.mean[0]) < 5 * draws.standard_error[0])
     moved = np.asarray(draws.outputs[:, 1] - draws.outputs[:, 0])
     expected = 1e-3 * np.asarray(ntk(MODEL, x_test, x)) @ (np.eye(3)[labels] - 1 / 3)
     # E softmax is 1/3 by symmetry; what is left is t², some 1e-3 relatively.
-    error = moved.std(0) / np.sqrt(4000)
+    error = moved.std(0) / np.sqrt(1000)
     assert np.all(np.abs(moved.mean(0) - expected) < 5 * error + 5e-3 * np.abs(expected).max())
     # Test points that are training points have one start, not two.
     twice = predict_classifier(
