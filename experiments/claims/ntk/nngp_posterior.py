@@ -56,7 +56,7 @@ PARTS = ("last-layer", "langevin")
 DEEP = MLP(2, "erf", weight_variance=12.0)
 SHALLOW = MLP(1, "erf", weight_variance=2.5)
 MOMENTS = ("mean", "covariance")
-CLOSE = 0.15
+CLOSE = 0.05
 MOMENTUM = 0.9
 # The largest residual, relative to the targets, with which the last layer counts as trained to the end.
 TRAINED = 1e-3
@@ -415,23 +415,21 @@ def draw(figure: Figure, evidence: Evidence) -> None:
     widths = measurement["width"].values.astype(float)
     found = functionals(prediction, measurement)
     handles: dict[str, Any] = {}
-    names = [f"{name}: {rival}" for name in MOMENTS for rival in prediction["rival"].values]
     for p, (axis, part) in enumerate(zip(figure.subplots(1, 2, sharey=True), PARTS, strict=True)):
-        drawn = 0
-        for i, name in enumerate(names):
-            moment, r = MOMENTS[i // len(DIRECTIONS)], i % len(DIRECTIONS)
-            if not prediction[f"{moment}_direction"].values[p, r].any():
-                continue
-            values, errors = found[moment]
-            handles[name] = axis.errorbar(
-                widths * 1.05**drawn,
-                values[p, r] - prediction[f"{moment}_value"].values[p, r],
-                2.576 * errors[p, r],
-                fmt=MARKERS[i % len(MARKERS)],
-                color=COLOURS[i % len(COLOURS)],
-                markersize=3.5,
-            )
-            drawn += 1
+        shift = 1.0
+        for i, name in enumerate(MOMENTS):
+            values, errors = found[name]
+            for r, rival in enumerate(prediction["rival"].values):
+                if not prediction[f"{name}_direction"].values[p, r].any():
+                    continue
+                handles[f"{name}: {rival}"] = axis.errorbar(
+                    shift * widths,
+                    values[p, r] - prediction[f"{name}_value"].values[p, r],
+                    2.576 * errors[p, r],
+                    fmt=MARKERS[i],
+                    color=COLOURS[r],
+                )
+                shift *= 1.06
         axis.axhline(0, color="black", linewidth=1)
         axis.axhline(1, color="black", linewidth=1, linestyle=":")
         axis.set(xscale="log", xlabel="width $n$", title=part.replace("-", " ").replace("langevin", "Langevin"))
