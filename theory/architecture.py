@@ -33,10 +33,12 @@ __all__ = [
     "PARAMETRISATIONS",
     "Activation",
     "Convolutional",
+    "LayerNorm",
     "LayerScale",
     "Parametrisation",
     "PiecewiseLinear",
     "Polynomial",
+    "Residual",
     "activation",
     "hermite",
     "leaky_relu",
@@ -349,3 +351,88 @@ class Convolutional(_Family):
             padding=padding,
             readout=readout,
         )
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True, init=False)
+class Residual(_Family):
+    """A fully connected network with skip connections, in the order of pre-activations.
+
+    With width n and input dimension d,
+
+        z_1 = √(σ_w²/d) W_1 x + σ_b b_1,    z_{l+1} = z_l + α (√(σ_w²/n) W_{l+1} φ(z_l) + σ_b b_{l+1}),
+        f = √(σ_w²/n) W φ(z_{L+1}) + σ_b b.
+
+    Args:
+        depth: number L ≥ 1 of residual blocks.
+        activation: a name or an `Activation`.
+        weight_variance, bias_variance: σ_w² and σ_b², leaves of the pytree.
+        branch_scale: α ≥ 0, a leaf too; 1/√L keeps the variance bounded in depth.
+
+    Raises:
+        ValueError: an argument is outside its range.
+
+    Source: He et al. 2016 for the order; Yang & Schoenholz 2017 for the limit.
+    """
+
+    depth: int
+    activation: Activation
+    weight_variance: ArrayLike
+    bias_variance: ArrayLike
+    branch_scale: ArrayLike
+
+    _leaves: ClassVar[tuple[str, ...]] = ("weight_variance", "bias_variance", "branch_scale")
+    _static: ClassVar[tuple[str, ...]] = ("depth", "activation")
+
+    def __init__(
+        self,
+        depth: int,
+        activation: str | Activation = "relu",
+        weight_variance: ArrayLike = 2.0,
+        bias_variance: ArrayLike = 0.0,
+        *,
+        branch_scale: ArrayLike = 1.0,
+    ) -> None:
+        _check_variance("weight_variance", weight_variance)
+        _check_variance("bias_variance", bias_variance)
+        if not is_traced(branch_scale) and not (
+            np.isfinite(branch_scale).all() and (np.asarray(branch_scale) >= 0).all()
+        ):
+            raise ValueError(f"branch_scale must be finite and at least 0, got {branch_scale!r}")
+        self._set(
+            depth=_check_depth(depth, "residual blocks"),
+            activation=_find_activation(activation),
+            weight_variance=weight_variance,
+            bias_variance=bias_variance,
+            branch_scale=branch_scale,
+        )
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True, init=False)
+class LayerNorm(_Family):
+    """An architecture with a layer norm before every activation: φ(z) becomes φ((z − mean z)/√(variance of z)).
+
+    Mean and variance are over the neurons of one layer (the channels at one position), without learned scales or
+    shifts, and a variance of 0 gives 0. In a residual network it stands in the branch, after the skip connection.
+
+    Args:
+        architecture: an MLP of at least one hidden layer, `Convolutional` or `Residual`.
+
+    Raises:
+        ValueError: it is another one.
+
+    Source: Ba, Kiros & Hinton 2016.
+    """
+
+    architecture: "MLP | Convolutional | Residual"
+
+    _leaves: ClassVar[tuple[str, ...]] = ("architecture",)
+    _static: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, architecture: "MLP | Convolutional | Residual") -> None:
+        if not isinstance(architecture, MLP | Convolutional | Residual) or architecture.depth < 1:
+            raise ValueError(
+                f"architecture must be an MLP with a hidden layer, Convolutional or Residual, got {architecture!r}"
+            )
+        self._set(architecture=architecture)

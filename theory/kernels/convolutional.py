@@ -17,42 +17,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from theory.activations import PiecewiseLinear
-from theory.architecture import Convolutional
+from theory.architecture import Convolutional, LayerNorm
 from theory.arrays import ArrayLike, as_float, check_finite
 from theory.determinant import safe_inverse, safe_sqrt
-from theory.gaussian import dual_at, dual_derivative_at, second_moment
+from theory.gaussian import second_moment
 from theory.kernels.angles import after_layer
+from theory.kernels.layers import IDENTITY, Layer, activate, inputs, is_kinked, normalised, one_input, unit_variance
 from theory.kernels.pair import KernelPair
 from theory.kernels.sums import Gaps, gaps, sine_of_sum
 
 # Bytes for one block of pairs of images, and the arrays of a block's size that live at once (as measured).
 MEMORY, LIVE = 5e8, 16
-IDENTITY = PiecewiseLinear(1.0, 1.0)
-
-
-class _Layer(NamedTuple):
-    """Covariance, tangent kernel and sin² of the angle between z(α) and z'(α+δ), for activations with a kink."""
-
-    covariance: Float[Array, "m n *space"]
-    tangent: Float[Array, "m n *space"]
-    sine2: Float[Array, "m n *space"] | None
 
 
 def convolutional_kernels(
-    architecture: Convolutional, x1: ArrayLike, x2: ArrayLike | None = None, *, memory: int | float = MEMORY
+    architecture: Convolutional | LayerNorm, x1: ArrayLike, x2: ArrayLike | None = None, *, memory: int | float = MEMORY
 ) -> KernelPair:
     """NNGP and NTK between the images x1 and x2.
 
     Args:
-        architecture: the variances may be traced.
+        architecture: a convolutional network, with layer norms over the channels before every φ or without; the
+            variances may be traced.
         x1: images (n1, *space, c), with as many axes of space as the filter has.
         x2: images (n2, *space, c); by default x1 again, then the diagonal is exact and the result symmetric.
         memory: bytes that the pairs computed at once may take; one image of x1 against all of x2 is the least.
@@ -63,14 +54,18 @@ def convolutional_kernels(
     """
     if not memory > 0:
         raise ValueError(f"memory must be positive, a number of bytes, got {memory}")
-    first = _images("x1", x1, architecture)
-    second = first if x2 is None else _images("x2", x2, architecture)
+    norm = isinstance(architecture, LayerNorm)
+    plain = architecture.architecture if isinstance(architecture, LayerNorm) else architecture
+    if not isinstance(plain, Convolutional):
+        raise ValueError(f"architecture must be a convolutional network, got {type(plain).__name__}")
+    first = _images("x1", x1, plain)
+    second = first if x2 is None else _images("x2", x2, plain)
     if first.shape[1:] != second.shape[1:]:
         raise ValueError(f"x1 and x2 must be images of one shape, got {first.shape[1:]} and {second.shape[1:]}")
     dtype = jnp.result_type(first, second)
     first, second = first.astype(dtype), second.astype(dtype)
     row = LIVE * dtype.itemsize * len(second) * int(np.prod(first.shape[1:-1]))
-    return _kernels(architecture, max(1, int(memory / row)), x2 is None, first, second)
+    return _kernels(plain, norm, max(1, int(memory / row)), x2 is None, first, second)
 
 
 def _images(name: str, value: ArrayLike, architecture: Convolutional) -> Float[Array, "n *space c"]:
@@ -92,21 +87,22 @@ def _images(name: str, value: ArrayLike, architecture: Convolutional) -> Float[A
     return array
 
 
-@partial(jax.jit, static_argnums=(1, 2))
+@partial(jax.jit, static_argnums=(1, 2, 3))
 def _kernels(
     architecture: Convolutional,
+    norm: bool,
     block: int,
     same: bool,
     x1: Float[Array, "n1 *space c"],
     x2: Float[Array, "n2 *space c"],
 ) -> KernelPair:
-    variances1, variances2 = (_variances(architecture, x) for x in (x1, x2))
+    variances1, variances2 = (_variances(architecture, norm, x) for x in (x1, x2))
     number = jnp.arange(len(x1))
 
     def rows(chunk: tuple[Array, Array, Array]) -> KernelPair:
         x, variances, who = chunk
         mine = (who[:, None] == jnp.arange(len(x2))) if same else None
-        return _rows(architecture, x, x2, jnp.moveaxis(variances, 0, 1), variances2, mine)
+        return _rows(architecture, norm, x, x2, jnp.moveaxis(variances, 0, 1), variances2, mine)
 
     chunks = _in_blocks((x1, jnp.moveaxis(variances1, 1, 0), number), block)
     found = jax.lax.map(rows, chunks)
@@ -129,6 +125,7 @@ def _in_blocks(arrays: tuple[Array, ...], size: int) -> tuple[Array, ...]:
 
 def _rows(
     architecture: Convolutional,
+    norm: bool,
     x1: Float[Array, "m *space c"],
     x2: Float[Array, "n *space c"],
     variances1: Float[Array, "layers m *space"],
@@ -148,16 +145,21 @@ def _rows(
         moved = jnp.roll(variances2, shift, axes)
         images = jnp.roll(x2, shift, tuple(axis - 1 for axis in axes))
         own = None if mine is None else jnp.expand_dims(mine & (offset == 0).all(), axes)
-        layer = _convolve(architecture, offset, *_input(architecture, x1, images))
+        layer = _convolve(architecture, offset, inputs(x1, images, kinked=is_kinked(architecture.activation)))
 
-        def step(layer: _Layer, between: tuple[Array, Array]) -> tuple[_Layer, None]:
-            return _convolve(architecture, offset, *_activate(architecture, layer, *between, own)), None
+        def after_activation(layer: Layer, a: Array, b: Array) -> Layer:
+            # Variances come from a recursion of their own, which knows nothing of offsets.
+            exact = one_input(layer._replace(first=a, second=b), own)
+            return activate(architecture.activation, normalised(exact) if norm else exact)
+
+        def step(layer: Layer, between: tuple[Array, Array]) -> tuple[Layer, None]:
+            return _convolve(architecture, offset, after_activation(layer, *between)), None
 
         a, b = variances1[:, :, None], moved[:, None]
         layer = jax.lax.scan(step, layer, (a[:-1], b[:-1]))[0]
-        _, _, (covariance, tangent, _) = _activate(architecture, layer, a[-1], b[-1], own)
+        top = after_activation(layer, a[-1], b[-1])
         alive = _alive(space, last, offset)
-        return KernelPair(*(jnp.sum(jnp.where(alive, part, 0.0), axis=axes) for part in (covariance, tangent)))
+        return KernelPair(*(jnp.sum(jnp.where(alive, part, 0.0), axis=axes) for part in (top.covariance, top.tangent)))
 
     positions = int(np.prod(last))
     if architecture.readout == "flatten":
@@ -187,52 +189,9 @@ def _alive(space: tuple[int, ...], last: tuple[int, ...], offset: Array) -> Arra
     return alive
 
 
-def _kinked(architecture: Convolutional) -> bool:
-    slopes = architecture.activation.function
-    return isinstance(slopes, PiecewiseLinear) and slopes.negative != slopes.positive
-
-
-def _input(
-    architecture: Convolutional, x1: Float[Array, "m *space c"], x2: Float[Array, "n *space c"]
-) -> tuple[Array, Array, _Layer]:
-    """Variances a and b of the pixels, and their covariance x(α)·x'(α')/c; nothing is learned below them."""
-    channels = x1.shape[-1]
-    a, b = jnp.mean(x1**2, axis=-1)[:, None], jnp.mean(x2**2, axis=-1)[None]
-    covariance = jnp.einsum("i...c,j...c->ij...", x1, x2, precision=jax.lax.Precision.HIGHEST) / channels
-    tangent = jnp.zeros_like(covariance)
-    if not _kinked(architecture):
-        return a, b, _Layer(covariance, tangent, None)
-    slope = covariance * safe_inverse(a)
-
-    # What is left of x' after its projection on x: a difference of channels, not of their squares.
-    def add(i: Array, total: Array) -> Array:
-        u, v = (jax.lax.dynamic_index_in_dim(x, i, -1, keepdims=False) for x in (x1, x2))
-        return total + (v[None] - slope * u[:, None]) ** 2
-
-    rest = jax.lax.fori_loop(0, channels, add, tangent) / channels
-    sine2 = jnp.where(a > 0, jnp.minimum(rest * safe_inverse(b), 1.0), 0.0)
-    return a, b, _Layer(covariance, tangent, sine2)
-
-
-def _activate(
-    architecture: Convolutional, layer: _Layer, a: Array, b: Array, own: Array | None
-) -> tuple[Array, Array, _Layer]:
-    """Variances after φ, and E φ(u)φ(v), E φ'(u)φ'(v) Θ and sin² of the angle between φ(u) and φ(v)."""
-    activation, slopes = architecture.activation, architecture.activation.function
-    c, r = layer.covariance, layer.sine2
-    a_all, b_all = (jnp.broadcast_to(v, c.shape) for v in (a, b))
-    if own is not None:
-        c = jnp.where(own, a_all, c)
-        r = None if r is None else jnp.where(own, 0.0, r)
-    covariance = dual_at(activation, a_all, b_all, c, r)
-    tangent = dual_derivative_at(activation, a_all, b_all, c, r) * layer.tangent
-    sine2 = None
-    if r is not None and isinstance(slopes, PiecewiseLinear):
-        sine2 = after_layer(slopes, a_all, b_all, c, r, jnp.ones((), c.dtype), jnp.zeros((), c.dtype))
-    return second_moment(activation, a), second_moment(activation, b), _Layer(covariance, tangent, sine2)
-
-
-def _variances(architecture: Convolutional, x: Float[Array, "n *space c"]) -> Float[Array, "layers n *space"]:
+def _variances(
+    architecture: Convolutional, norm: bool, x: Float[Array, "n *space c"]
+) -> Float[Array, "layers n *space"]:
     """K(x, x)(α, α) of z_1, …, z_L."""
     space = x.shape[1:-1]
     zero = jnp.zeros(len(space), int)
@@ -244,18 +203,21 @@ def _variances(architecture: Convolutional, x: Float[Array, "n *space c"]) -> Fl
         return weight / np.prod(architecture.filter) * square + bias
 
     def step(variance: Array, _: None) -> tuple[Array, Array]:
-        return patches(second_moment(architecture.activation, variance)), variance
+        before = unit_variance(variance) if norm else variance
+        return patches(second_moment(architecture.activation, before)), variance
 
     first = patches(jnp.mean(x**2, axis=-1))
     last, before = jax.lax.scan(step, first, None, length=architecture.depth - 1)
     return jnp.concatenate([before, last[None]])
 
 
-def _convolve(architecture: Convolutional, offset: Array, a: Array, b: Array, layer: _Layer) -> _Layer:
+def _convolve(architecture: Convolutional, offset: Array, layer: Layer) -> Layer:
     """The next convolution: means over patches, one axis of space after the other, then weights and biases."""
     space = layer.covariance.shape[2:]
-    weight, bias = (jnp.asarray(v, a.dtype) for v in (architecture.weight_variance, architecture.bias_variance))
-    covariance, tangent, sine2 = layer
+    weight, bias = (
+        jnp.asarray(v, layer.covariance.dtype) for v in (architecture.weight_variance, architecture.bias_variance)
+    )
+    a, b, covariance, tangent, sine2 = layer
     total = partial(_sum, architecture, space)
     for axis in range(len(space)):
         if sine2 is None:
@@ -269,9 +231,10 @@ def _convolve(architecture: Convolutional, offset: Array, a: Array, b: Array, la
     positions = float(np.prod(architecture.filter))
     after = weight / positions * covariance + bias
     if sine2 is not None:
-        a, b, c = (jnp.broadcast_to(v / positions, covariance.shape) for v in (a, b, covariance))
-        sine2 = after_layer(IDENTITY, a, b, c, sine2, weight, bias)
-    return _Layer(after, after + weight / positions * tangent, sine2)
+        means = [jnp.broadcast_to(v / positions, covariance.shape) for v in (a, b, covariance)]
+        sine2 = after_layer(IDENTITY, means[0], means[1], means[2], sine2, weight, bias)
+    # The variances are only placeholders: the caller has them exactly.
+    return Layer(layer.first, layer.second, after, after + weight / positions * tangent, sine2)
 
 
 def _both(first: Array, second: Array, *values: Array) -> tuple[Array, ...]:

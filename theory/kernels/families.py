@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from theory.architecture import Convolutional
+from theory.architecture import MLP, Convolutional, LayerNorm, Residual
 from theory.arrays import ArrayLike
 from theory.kernels.convolutional import convolutional_kernels
 from theory.kernels.pair import KernelPair
+from theory.kernels.residual import residual_kernels
 
-Family = Convolutional
+Family = Convolutional | Residual | LayerNorm
 
 
 def family_kernels(architecture: Family, x1: ArrayLike, x2: ArrayLike | None = None) -> KernelPair:
@@ -16,6 +17,9 @@ def family_kernels(architecture: Family, x1: ArrayLike, x2: ArrayLike | None = N
     Raises:
         ValueError: there are no kernels for this type; or as the family's own function says.
     """
-    if isinstance(architecture, Convolutional):
-        return convolutional_kernels(architecture, x1, x2)
+    plain = architecture.architecture if isinstance(architecture, LayerNorm) else architecture
+    if isinstance(plain, Convolutional):
+        return convolutional_kernels(architecture, x1, x2)  # pyright: ignore[reportArgumentType] # of this family
+    if isinstance(plain, Residual | MLP):
+        return residual_kernels(architecture, x1, x2)  # pyright: ignore[reportArgumentType] # of this family
     raise ValueError(f"architecture must be a family of theory.architecture, got {type(architecture).__name__}")
