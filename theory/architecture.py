@@ -32,6 +32,7 @@ __all__ = [
     "MLP",
     "PARAMETRISATIONS",
     "Activation",
+    "Attention",
     "Convolutional",
     "LayerNorm",
     "LayerScale",
@@ -436,3 +437,68 @@ class LayerNorm(_Family):
                 f"architecture must be an MLP with a hidden layer, Convolutional or Residual, got {architecture!r}"
             )
         self._set(architecture=architecture)
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True, init=False)
+class Attention(_Family):
+    """Self-attention with tied keys and queries and linear scaling, on sequences (n, positions, c).
+
+    With h_l = φ(z_l), keys that are their own queries, and attention weights a(α, β) = softmax over β of
+    s ⟨W h_l(α), W h_l(β)⟩/n² for n features and n keys,
+
+        z_1(α) = √(σ_w²/c) W_1 x(α) + σ_b b_1,    z_{l+1}(α) = (σ_w/n) O_{l+1} V_{l+1} Σ_β a(α, β) h_l(β) + σ_b b_{l+1},
+
+    with infinitely many heads, each with weights W, V and O of its own. The readout on φ(z_{L+1}) is that of
+    `Convolutional`. Scaling by 1/n in place of 1/√n makes the attention weights deterministic in the limit: each
+    position attends to those that are like it. There is no positional encoding.
+
+    Args:
+        depth: number L ≥ 1 of attention layers.
+        activation: a name or an `Activation`.
+        weight_variance: σ_w² of the input, of the readout, and of values and outputs together; a leaf.
+        bias_variance: σ_b², a leaf.
+        sharpness: s ≥ 0, a leaf; at 0 each position attends to all alike.
+        readout: 'flatten' or 'pool'.
+
+    Raises:
+        ValueError: an argument is outside its range.
+
+    Source: Hron et al. 2020, section 3.
+    """
+
+    depth: int
+    activation: Activation
+    weight_variance: ArrayLike
+    bias_variance: ArrayLike
+    sharpness: ArrayLike
+    readout: str
+
+    _leaves: ClassVar[tuple[str, ...]] = ("weight_variance", "bias_variance", "sharpness")
+    _static: ClassVar[tuple[str, ...]] = ("depth", "activation", "readout")
+
+    def __init__(
+        self,
+        depth: int,
+        activation: str | Activation = "relu",
+        weight_variance: ArrayLike = 2.0,
+        bias_variance: ArrayLike = 0.0,
+        *,
+        sharpness: ArrayLike = 1.0,
+        readout: str = "flatten",
+    ) -> None:
+        _check_choice("readout", readout, READOUTS)
+        for name, value in (
+            ("weight_variance", weight_variance),
+            ("bias_variance", bias_variance),
+            ("sharpness", sharpness),
+        ):
+            _check_variance(name, value)
+        self._set(
+            depth=_check_depth(depth, "attention layers"),
+            activation=_find_activation(activation),
+            weight_variance=weight_variance,
+            bias_variance=bias_variance,
+            sharpness=sharpness,
+            readout=readout,
+        )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from theory.architecture import MLP, Convolutional, LayerNorm, Residual
+from theory.architecture import MLP, Attention, Convolutional, LayerNorm, Residual
 from theory.arrays import ArrayLike
+from theory.kernels.attention import attention_kernels
 from theory.kernels.convolutional import convolutional_kernels
 from theory.kernels.pair import KernelPair
 from theory.kernels.residual import residual_kernels
 
-Family = Convolutional | Residual | LayerNorm
+Family = Attention | Convolutional | Residual | LayerNorm
 
 
 def family_kernels(architecture: Family, x1: ArrayLike, x2: ArrayLike | None = None) -> KernelPair:
@@ -17,6 +18,8 @@ def family_kernels(architecture: Family, x1: ArrayLike, x2: ArrayLike | None = N
     Raises:
         ValueError: there are no kernels for this type; or as the family's own function says.
     """
+    if isinstance(architecture, Attention):
+        return attention_kernels(architecture, x1, x2)
     plain = architecture.architecture if isinstance(architecture, LayerNorm) else architecture
     if isinstance(plain, Convolutional):
         return convolutional_kernels(architecture, x1, x2)  # pyright: ignore[reportArgumentType] # of this family
