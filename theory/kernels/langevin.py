@@ -1,18 +1,20 @@
 """Langevin dynamics of an infinitely wide network with one hidden layer, in closed form at any step.
 
 θ ← θ − η (∇L + T θ) + √(2ηT) ξ moves all parameters, with L = ½ Σ (f − y)² and the prior N(0, 1) of the NTK
-parametrisation. At infinite width L moves each hidden unit by a vanishing amount, so that the units' parameters stay
-N(0, 1) and decorrelate by the prior's drift alone. The Hermite component of order j of the outputs,
+parametrisation. At infinite width L moves each hidden unit by a vanishing amount, so that the units' parameters follow
+the prior's part alone: with r = 1 − ηT they are N(0, v), v = 1/(1 − ηT/2), and correlate as r^τ after τ steps. The
+outputs are a sum of Hermite components,
 
     f = Σ_j f_j,    Cov f_j(x) f_j(x') = K_j(x, x') = σ_w² E[φ(√a z) h_j(z)] E[φ(√b z) h_j(z)] ρ^j  (+ σ_b² at j = 0),
 
-a product of one output weight and j factors of first-layer parameters, therefore forgets at the rate T(1 + j), and its
-tangent kernel is (1 + j) K_j: Σ_j (1 + j) K_j = Θ. To first order in ηT it follows
+where σ_w² and σ_b² stand for v times their values. Each is a product of one output weight and j factors of first-layer
+parameters, and therefore correlates as r^(1 + j)τ without data. A gradient moves it by (1 + j) K_j/v, of which the
+parameters' motion in the same step leaves r^j (at v = 1: Σ_j (1 + j) K_j = Θ, the tangent kernel):
 
-    f_j ← f_j − η (1 + j) [K_j(·, X) (f(X) − y) + T f_j] + √(2ηT (1 + j)) K_j^½ ξ_j.
+    f_j ← r^(1 + j) f_j − η r^j (1 + j) (K_j/v)(·, X) (f(X) − y) + N(0, (1 − r^(2 + 2j)) K_j).
 
-At a vanishing step its stationary law solves K_j(·, X)(f(X) − y) = −T f_j for the mean: f = K*(K + T)⁻¹ y, the NNGP
-posterior with noise T.
+At a vanishing step the stationary mean solves (1 + j) [K_j(·, X)(f(X) − y) + T f_j] = 0: f = K*(K + T)⁻¹ y, that of the
+NNGP posterior with noise T.
 """
 
 import jax.numpy as jnp
@@ -67,14 +69,16 @@ def langevin_law(
 ) -> Prediction:
     """Mean and covariance of the outputs after that many steps, started from the prior.
 
-    With f_j = √(1 + j) K_j^½ u_j the recursion of all components is one with a symmetric matrix B,
+    With g_j = r^j (1 + j)/v and f_j = √g_j K_j^½ u_j the recursion of all components is one with a symmetric matrix M,
 
-        u ← (1 − ηB) u + η Ψ(X)ᵀ y + √(2ηT) ξ,    B = Ψ(X)ᵀ Ψ(X) + T diag(1 + j),    f(x) = Ψ(x) u,
+        u ← M u + η Ψ(X)ᵀ y + N^½ ξ,    M = diag(r^(1 + j)) − η Ψ(X)ᵀ Ψ(X),    N = diag((1 − r^(2 + 2j))/g_j),
 
-    whose eigenvectors give every step at once. Compared with `nngp_posterior(…, noise=temperature)` it shows what is
-    left of the start and what the finite step adds: along a direction of curvature h the stationary variance is
-    (T/h)/(1 − ηh/2). That of the mean of two consecutive states is T/h exactly, since (1 − ηh/2)² V + ηT/2 = T/h:
-    with `midpoint` the law is that of (f_s + f_{s+1})/2.
+    and f(x) = Ψ(x) u, so that its eigenvectors give every step at once: with eigenvalues μ the covariance after s steps
+    is N_ab (1 − (μ_a μ_b)^s)/(1 − μ_a μ_b) and what is left of the start. Compared with `nngp_posterior(…,
+    noise=temperature)` it shows what start and step size add. To first order in η the variance along a direction of
+    curvature h is (T/h)(1 + ηh/2); that of the mean of two consecutive states is T/h (Leimkuhler & Matthews 2013). With
+    `midpoint` the law is that of (f_s + f_{s+1})/2, whose bias is of order ηT: the outputs are not linear in the
+    parameters. Chains start from the prior with the variance v, within ηT/2 of 1.
 
     Args:
         architecture: one hidden layer; its activation smooth enough that the orders left out, which are treated as
@@ -83,7 +87,7 @@ def langevin_law(
         y_train: targets (n,) or (n, k).
         x_test: inputs (m, d).
         temperature: T > 0.
-        learning_rate: η > 0, below 2/λ_max(B).
+        learning_rate: η > 0, small enough that all eigenvalues of M lie between −1 and 1.
         steps: numbers of steps (s,).
         midpoint: whether the outputs are averaged over two consecutive steps.
         orders: Hermite components kept apart, at least 2.
@@ -94,7 +98,7 @@ def langevin_law(
     Raises:
         ValueError: shapes do not match, the depth is not 1, a number is out of its range, or the steps diverge.
 
-    Source: derived; checked against the recursion above and finite networks. Midpoints: Leimkuhler & Matthews 2013.
+    Source: derived; checked against the recursion above and finite networks.
     """
     train, test = (np.asarray(a, np.float64) for a in row_pair(x_train, x_test, ("x_train", "x_test")))
     y = np.asarray(as_float(y_train), np.float64)
@@ -112,32 +116,41 @@ def langevin_law(
     if (counts < 0).any() or (counts != np.round(counts)).any():
         raise ValueError(f"steps must be whole numbers of at least 0, got {steps}")
 
-    components = hermite_components(architecture, np.concatenate([train, test]), orders)
+    if learning_rate * temperature >= 2:
+        raise ValueError(f"learning_rate {learning_rate} diverges; give less than 2/T = {2 / temperature:.4g}")
+    decay = 1 - learning_rate * temperature
+    spread = 1 / (1 - learning_rate * temperature / 2)
+    weight, bias = (spread * float(np.asarray(v)) for v in (architecture.weight_variance, architecture.bias_variance))
+    wider = MLP(1, architecture.activation, weight, bias)
+    components = hermite_components(wider, np.concatenate([train, test]), orders)
     eigenvalues, vectors = np.linalg.eigh(components)
     roots = vectors * np.sqrt(np.maximum(eigenvalues, 0.0))[:, None, :]
-    speed = 1.0 + np.arange(orders)
+    order = np.arange(orders)
+    gains = decay**order * (1 + order) / spread
     # Ψ as (points, orders · points).
-    psi = np.moveaxis(np.sqrt(speed)[:, None, None] * roots, 0, 1).reshape(len(train) + len(test), -1)
-    speeds = np.repeat(speed, roots.shape[-1])
+    psi = np.moveaxis(np.sqrt(gains)[:, None, None] * roots, 0, 1).reshape(len(train) + len(test), -1)
     # Most directions of most components carry nothing.
     carried = np.sum(psi**2, axis=0) > 1e-24 * np.sum(psi**2)
-    psi, speeds = psi[:, carried], speeds[carried]
-    curvature, basis = np.linalg.eigh(psi[: len(train)].T @ psi[: len(train)] + temperature * np.diag(speeds))
-    if learning_rate * curvature[-1] >= 2:
-        raise ValueError(f"learning_rate {learning_rate} diverges; give less than {2 / curvature[-1]:.4g}")
-    rotated = psi @ basis
-    start = basis.T @ (basis / speeds[:, None])
-    factor = 1 - learning_rate * curvature
+    psi = psi[:, carried]
+    memory, gains = (np.repeat(values, roots.shape[-1])[carried] for values in (decay ** (1 + order), gains))
+    factor, basis = np.linalg.eigh(np.diag(memory) - learning_rate * psi[: len(train)].T @ psi[: len(train)])
+    if factor[0] <= -1:
+        raise ValueError(
+            f"learning_rate {learning_rate} diverges; give less than {2 * learning_rate / (1 - factor[0]):.4g}"
+        )
+    points, probe = (part @ basis for part in (psi[: len(train)], psi[len(train) :]))
+    start = basis.T @ (basis / gains[:, None])
+    kick = basis.T @ (basis * ((1 - memory**2) / gains)[:, None])
+    products = factor[:, None] * factor
     means, covariances = [], []
     for count in counts:
         kept = factor**count
-        noise = 2 * learning_rate * temperature * (1 - kept**2) / (1 - factor**2)
+        mean = learning_rate * ((1 - kept) / (1 - factor))[:, None] * (points.T @ y.reshape(len(y), -1))
+        law = kept[:, None] * start * kept + kick * (1 - products**count) / (1 - products)
         if midpoint:
             half = (1 + factor) / 2
-            noise = half**2 * noise + learning_rate * temperature / 2
-            kept = half * kept
-        gain = rotated[len(train) :] * ((1 - kept) / curvature)
-        means.append(gain @ (rotated[: len(train)].T @ y))
-        law = kept[:, None] * start * kept + np.diag(noise)
-        covariances.append(rotated[len(train) :] @ law @ rotated[len(train) :].T)
+            mean = half[:, None] * mean + learning_rate / 2 * points.T @ y.reshape(len(y), -1)
+            law = half[:, None] * law * half + kick / 4
+        means.append((probe @ mean).reshape(len(probe), *y.shape[1:]))
+        covariances.append(probe @ law @ probe.T)
     return Prediction(jnp.asarray(np.stack(means)), jnp.asarray(np.stack(covariances)))

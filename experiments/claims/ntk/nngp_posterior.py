@@ -16,9 +16,9 @@ within CLOSE of a moment, relatively, is not told apart by that moment.
 Last layer: gradient descent with momentum moves the outputs' weights within the span of the training features alone.
 Where it ends without residual is therefore where the gradient flow ends; the judge checks the residual. Hidden layers
 never move: their features are computed once, and many last layers are trained on them, in pairs of opposite starts.
-Langevin: chains start from the prior. The mean of the outputs at two consecutive steps is free of the finite step's
-first-order bias; that and what is left of the start are known at infinite width (`theory.kernels.langevin`), and an
-assumption keeps them below a tenth of the margin.
+Langevin: chains start from the prior. The mean of the outputs at two consecutive steps is free of most of the finite
+step's bias. What is left of it and of the start is known at infinite width (`theory.kernels.langevin`); an assumption
+keeps it below a tenth of the margin. It is seen in the measurement, as the same shift at every width.
 
 Assumptions: erf units, NTK parametrisation, no biases, inputs on a circle in three dimensions with |x|² = d, few
 training points. The last layer is trained behind two hidden layers; Langevin dynamics runs with one, which at width
