@@ -105,10 +105,10 @@ PAPER = Config(
     steps=250,
     images=(
         ("digits", "label", 200, 0.3, (15, 21), (600, 800)),
-        ("cifar10", "smoothness", 300, 0.7, (11, 16), (430, 590)),
+        ("cifar10", "smoothness", 300, 0.8, (19, 27), (740, 1040)),
         ("cifar10", "label", 300, 0.3, (40, 55), (1500, 2100)),
     ),
-    image_trials=(400, 32),
+    image_trials=(1200, 64),
 )
 
 
