@@ -1,0 +1,200 @@
+"""Kernels against their peers, side by side in one run.
+
+    python -m experiments.benchmarks.kernels [--repetitions 3] [--inputs 8192] [--points 256] [--width 1024]
+
+First the tangent kernel of infinitely wide networks on many inputs, symmetric and in single precision, against
+neural-tangents compiled by the same JAX; with it the bare product of the inputs, below which nobody can go, and the
+memory of both programs as the compiler plans it. Then the tangent kernel of a finite network, against NTK–vector
+products and structured derivatives of neural-tangents and against contracted Jacobians (what torch.func's recipe does);
+with it the bare matrix products that it needs. All ways of one row take turns; times are the best of the repetitions,
+after a first run that compiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from experiments.networks import network
+from theory.architecture import MLP
+from theory.kernels import empirical_ntk, ntk
+from theory.kernels.layerwise import Dense, layerwise_ntk
+
+FEATURES = 784
+INFINITE = (("relu", 3), ("erf", 3), ("gelu", 3), ("relu", 10))
+# Points a side that a slow way is timed on; its time grows with their product.
+FEWER = 32
+
+
+class Way(NamedTuple):
+    """One way to the same result: its time, and by how much it is to be multiplied for the sizes of the row."""
+
+    name: str
+    run: Callable[[], Array]
+    scale: float = 1.0
+
+
+def race(ways: list[Way], repetitions: int) -> dict[str, float]:
+    """Best seconds of each way, taking turns after a first run of each."""
+    for way in ways:
+        jax.block_until_ready(way.run())
+    best = {way.name: float("inf") for way in ways}
+    for _ in range(repetitions):
+        for way in ways:
+            began = time.perf_counter()
+            jax.block_until_ready(way.run())
+            best[way.name] = min(best[way.name], way.scale * (time.perf_counter() - began))
+    return best
+
+
+def megabytes(function: Callable[..., Any], *arguments: Any) -> float:
+    """What the compiled program holds beside its arguments, its result included."""
+    plan = jax.jit(function).lower(*arguments).compile().memory_analysis()
+    if plan is None:
+        return float("nan")
+    return (plan.temp_size_in_bytes + plan.output_size_in_bytes) / 1e6
+
+
+def infinite(activation: str, depth: int, x: Float[Array, "n d"], repetitions: int) -> dict[str, float]:
+    """The tangent kernel of the inputs with themselves.
+
+    Raises:
+        RuntimeError: the two disagree.
+    """
+    from theory.kernels.neural_tangents import nt
+
+    stax: Any = nt.stax
+    nonlinearity = {"relu": stax.Relu, "erf": stax.Erf, "gelu": stax.Gelu}[activation]
+    layers = [layer for _ in range(depth) for layer in (stax.Dense(1, W_std=2**0.5, b_std=0.1), nonlinearity())]
+    peer = stax.serial(*layers, stax.Dense(1, W_std=2**0.5, b_std=0.1))[2]
+    architecture = MLP(depth, activation, weight_variance=2.0, bias_variance=0.01)
+
+    def theirs(x: Array) -> Array:
+        return peer(x, None, "ntk")
+
+    def ours(x: Array) -> Array:
+        return ntk(architecture, x)
+
+    def product(x: Array) -> Array:
+        return jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
+
+    few = x[:512]
+    scale = float(jnp.max(ours(few)))
+    # The peer takes the arccosine of a single-precision product, which is off by 1.5e-4 beside the diagonal.
+    if not np.allclose(jax.jit(theirs)(few), ours(few), atol=1e-3 * scale):
+        raise RuntimeError(f"neural-tangents gives another kernel for {activation} at depth {depth}")
+    compiled = {name: jax.jit(f) for name, f in (("peer", theirs), ("ours", ours), ("product", product))}
+    found = race([Way(name, lambda f=f: f(x)) for name, f in compiled.items()], repetitions)
+    return found | {"peer memory": megabytes(theirs, x), "our memory": megabytes(ours, x)}
+
+
+def finite(width: int, points: int, repetitions: int) -> dict[str, float]:
+    """The tangent kernel of a network with three hidden layers and 10 outputs, its mean over the outputs.
+
+    Raises:
+        RuntimeError: the ways disagree.
+    """
+    from theory.kernels.neural_tangents import nt
+
+    reference: Any = nt
+    architecture = MLP(3, "relu", weight_variance=2.0, bias_variance=0.01)
+    net = network(architecture, width=width, inputs=FEATURES, outputs=10)
+    params = net.init(jax.random.key(0))
+    layers = [
+        Dense(layer["weight"], layer["bias"], weight.multiplier, bias.multiplier)
+        for layer, (weight, bias) in zip(params, net.scales(), strict=True)
+    ]
+    generator = np.random.default_rng(0)
+    x = jnp.asarray(generator.standard_normal((points, FEATURES)), jnp.float32)
+    few = x[: min(FEWER, points)]
+    peers = {
+        name: jax.jit(
+            reference.empirical_ntk_fn(
+                net.apply, trace_axes=(-1,), vmap_axes=0, implementation=reference.NtkImplementation(number)
+            )
+        )
+        for name, number in (("NTK–vector products", 2),)
+    }
+    ours = layerwise_ntk("relu", layers, few)
+    for name, peer in peers.items():
+        if not np.allclose(peer(few, None, params), ours, rtol=1e-3, atol=1e-3 * float(jnp.max(ours))):
+            raise RuntimeError(f"neural-tangents by {name} gives another kernel")
+    scale = (points / len(few)) ** 2
+    ways = [Way(name, lambda peer=peer: peer(few, None, params), scale) for name, peer in peers.items()]
+    ways += [
+        Way("Jacobians", lambda: empirical_ntk(net.apply, params, few, method="jacobians"), scale),
+        Way("ours", lambda: layerwise_ntk("relu", layers, x)),
+        Way("bare products", _bare(x, layers)),
+    ]
+    return race(ways, repetitions)
+
+
+def _bare(x: Float[Array, "n d"], layers: list[Dense]) -> Callable[[], Array]:
+    """The matrix products of a layer-wise kernel on stand-ins of the right shapes, with nothing between them."""
+    n, k = x.shape[0], layers[-1].weight.shape[1]
+    widths = [layer.weight.shape[1] for layer in layers[:-1]]
+    highest = jax.lax.Precision.HIGHEST
+
+    @jax.jit
+    def products(x: Array, weights: list[Array], slopes: list[Array]) -> Array:
+        h, total = x, jnp.zeros((), x.dtype)
+        for weight, slope in zip(weights[:-1], slopes, strict=True):
+            total = total + jnp.matmul(h, h.T, precision=highest) * jnp.matmul(slope, slope.T, precision=highest)
+            h = jnp.matmul(h, weight, precision=highest)
+        total = total + jnp.matmul(h, h.T, precision=highest)
+        for weight, slope in zip(weights[1:-1], slopes[1:], strict=True):
+            back = jnp.matmul(slope.reshape(n * k, -1), weight.T, precision=highest)
+            total = total + back[:n, :1]
+        return total
+
+    slopes = [jnp.ones((n, k * width), x.dtype) for width in widths]
+    weights = [layer.weight for layer in layers]
+    return lambda: products(x, weights, slopes)
+
+
+def main() -> None:
+    """Prints both tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--inputs", type=int, default=8192)
+    parser.add_argument("--points", type=int, default=256)
+    parser.add_argument("--width", type=int, default=1024)
+    options = parser.parse_args()
+    console = Console()
+    device = jax.devices()[0].device_kind
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((options.inputs, FEATURES)), jnp.float32)
+    title = f"NTK of {options.inputs} inputs of {FEATURES} features, float32, on {device}"
+    headings = "activation", "depth", "peer, s", "ours, s", "ratio", "product / peer", "memory, ours / peer"
+    table = Table(*headings, title=title)
+    for activation, depth in INFINITE:
+        row = infinite(activation, depth, x, options.repetitions)
+        table.add_row(
+            activation,
+            str(depth),
+            f"{row['peer']:.2f}",
+            f"{row['ours']:.2f}",
+            f"{row['peer'] / row['ours']:.1f}",
+            f"{row['product'] / row['peer']:.2f}",
+            f"{row['our memory'] / row['peer memory']:.2f}",
+        )
+    console.print(table)
+    row = finite(options.width, options.points, options.repetitions)
+    title = f"empirical NTK, 3 × {options.width} units, 10 outputs, {options.points}² points, on {device}"
+    table = Table("way", "s", "times ours", title=title)
+    for name, seconds in row.items():
+        table.add_row(name, f"{seconds:.3g}", f"{seconds / row['ours']:.3g}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
