@@ -90,10 +90,10 @@ SMOKE = Config(
     least=12,
     network_dimension=12,
     widths=(256,),
-    networks=(128, 40),
+    networks=(192, 64),
     steps=150,
     images=(("digits", "label", 200, 0.3, (15, 21), (600, 800)),),
-    image_trials=(250, 24),
+    image_trials=(300, 40),
 )
 PAPER = Config(
     dimensions=(10, 14, 20, 28, 40, 52, 64),
