@@ -106,7 +106,7 @@ def two_layer_drift(
             that is not positive, a negative time, or a singular limiting kernel.
 
     Source: derived here. The hierarchy is that of Huang & Yau 2020 and, by Feynman diagrams, Dyer & Gur-Ari 2020,
-        who show that ΔΘ = O(1/n).
+        who conjecture that ΔΘ = O(1/n).
     """
     if activation not in UNITS:
         raise ValueError(f"activation must be one of {', '.join(UNITS)}, got {activation!r}")

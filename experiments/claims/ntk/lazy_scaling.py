@@ -13,13 +13,13 @@ All this holds for gradient descent at any fixed η below the critical one, step
 both sides take the same steps, and integration adds no error. Distances are the largest over steps and test images, at
 fixed widths. Also tested: the distance left after F_1/α (for doubled networks F_2/α²) falls with the next order, α^-2
 (α^-4), which it does for the right coefficient only. They are each network's own, from derivatives at its start;
-theory predicts how they are made, not their size, which falls with the width.
+theory predicts how they are made, not their size.
 
 Margin: 0.25, below half of the distance between neighbouring exponents, 1. Each network's exponent is fitted with the
-next term, 1/α or 1/α²; a term as large as the first at α = 1 then moves it by less than 0.05.
+next term, 1/α or 1/α²; those after it pull it by hundredths.
 
 Assumptions: squared error, full-batch descent, smooth units (erf), float64: distances are rounded at about 1e-15 α, a
-thirtieth of the smallest one and less. With kinks, as in ReLU, F_α is not smooth in 1/α.
+twenty-fifth of the smallest one and less. With kinks, as in ReLU, F_α is not smooth in 1/α.
 """
 
 from __future__ import annotations
