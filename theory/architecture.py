@@ -167,7 +167,8 @@ class Parametrisation:
 
     A missing "w ~" means unit variance, a missing factor means 1. Multiplying a layer's a by n^-θ, its b by
     n^θ and its c by n^2θ changes nothing in the function learned: mean-field is mup shifted by θ = ½ (for
-    one hidden layer it is the parametrisation of Mei, Montanari & Nguyen 2018), exactly so at σ_w = 1.
+    one hidden layer it is the parametrisation of Mei, Montanari & Nguyen 2018), exactly so at σ_w = 1;
+    without biases mean-field at the rate η is mup at the rate σ_w² η.
     Warning: in "standard" the largest stable learning rate falls as 1/n; η is not transferable there.
 
     Args:

@@ -80,4 +80,5 @@ def scaling(scheme: str | Parametrisation) -> Scaling:
     # All exponents are multiples of a quarter or coarser.
     rate = round(4 * high) / 4 + 0.0
     first, later, _ = moved(rate)
-    return Scaling(rate, first, later, 2 * later)
+    # The first order in the features' change is odd in the output's signs: n^-½ in the mean over units.
+    return Scaling(rate, first, later, later + min(later, 0.5))

@@ -231,6 +231,12 @@ def _targets(y_train: ArrayLike, train: Float[Array, "n d"]) -> Float[Array, "n 
         raise ValueError(f"y_train must have shape ({train.shape[0]},) or ({train.shape[0]}, k), got {y.shape}")
     if y.ndim == 2:
         check_finite("y_train", y)
+        if y.shape[1] < 2:
+            raise ValueError(f"y_train must have a column for each class, at least 2, got {y.shape}; give labels (n,)")
+        probabilities = np.asarray(y, np.float64)
+        # Single precision rounds a sum of k probabilities to about k·1e-7.
+        if (probabilities < 0).any() or not np.allclose(probabilities.sum(axis=1), 1.0, atol=1e-4):
+            raise ValueError("y_train must have rows of probabilities, at least 0 and of sum 1; normalise them")
         return y.astype(train.dtype)
     if not jnp.issubdtype(y.dtype, jnp.integer):
         raise ValueError(f"y_train must be integer labels where it has one axis, got {y.dtype}; cast them to int")

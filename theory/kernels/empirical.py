@@ -192,7 +192,8 @@ def _by_products(
     x1: Float[Array, "n1 d"],
     x2: Float[Array, "n2 d"],
 ) -> Array:
-    k = math.prod(jax.eval_shape(apply, params, x2).shape[1:])
+    shape = jax.eval_shape(apply, params, x2)
+    k, dtype = math.prod(shape.shape[1:]), shape.dtype
 
     def outputs(p: PyTree, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
         return apply(p, x).reshape(x.shape[0], k)
@@ -200,7 +201,7 @@ def _by_products(
     def column(x: Float[Array, " d"]) -> Float[Array, "k n1 k"]:
         _, pull = jax.vjp(lambda p: outputs(p, x[None])[0], params)
         return jax.vmap(lambda unit: jax.jvp(lambda p: outputs(p, x1), (params,), pull(unit))[1])(
-            jnp.eye(k, dtype=x1.dtype)
+            jnp.eye(k, dtype=dtype)
         )
 
     found = _in_blocks(jax.vmap(column), x2, blocks[1])

@@ -121,6 +121,8 @@ def langevin_law(
     decay = 1 - learning_rate * temperature
     spread = 1 / (1 - learning_rate * temperature / 2)
     weight, bias = (spread * float(np.asarray(v)) for v in (architecture.weight_variance, architecture.bias_variance))
+    if bias == 0 and not (np.abs(np.concatenate([train, test])).max(axis=1) > 0).all():
+        raise ValueError("x_train and x_test must have no input that is zero everywhere without biases; drop such rows")
     wider = MLP(1, architecture.activation, weight, bias)
     components = hermite_components(wider, np.concatenate([train, test]), orders)
     eigenvalues, vectors = np.linalg.eigh(components)

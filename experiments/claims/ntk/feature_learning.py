@@ -16,7 +16,9 @@ Margin: half the distance to the nearest rival, ¼ for features (exponents 0 and
 rates ¼ as well. That the kernel moves as 1/n and not as n^-½ is tested with this precision in `ntk/drift-smooth`. Fits
 model the next order, relatively 1/n: terms of relative order n^-½ are odd in the random signs of the output's weights
 and have zero mean. In the standard parametrisation the input layer, whose rate is not scaled with n, adds d/n of the
-kernel: images are averaged to 4 by 4 pixels, so that d = 16 stays below all widths.
+kernel: images are averaged to 4 by 4 pixels, so that d = 16 stays below all widths. The parabola for the best rate has
+its right point where runs diverge: it lies up to an octave low, at each width alike. Without biases the mean-field
+parametrisation at the rate η is μP at the rate σ_w² η: its lines are another rate, not another theory.
 
 Assumptions: two hidden layers of erf units, σ_w² = 2, no biases, full-batch gradient descent on ½ mean (f − y)², one
 output, |x|² = d, targets ±1 (odd and even digits). Networks are float32; members share their random numbers between

@@ -1,5 +1,5 @@
 """On small data sets, in the mean over tasks, kernel regression with the tangent kernel of an infinitely wide network
-classifies better than random forests, better than the trained networks that it is the limit of, and no worse than the
+classifies better than random forests, better than trained networks of the same architecture, and no worse than the
 support vector machine with the Gaussian kernel.
 
 Source: Arora et al. 2020 (90 tables of at most 5,000 examples; CIFAR-10 with 10 to 640 images). Their tables are tuned

@@ -122,6 +122,8 @@ def test_the_law_over_initialisations(rng):
     [
         ({"y_train": np.array([0.5, 1, 0, 1, 0])}, "y_train must be integer labels"),
         ({"y_train": np.array([0, -1, 0, 1, 0])}, "labels must be at least 0"),
+        ({"y_train": np.zeros((5, 1), int)}, "a column for each class, at least 2"),
+        ({"y_train": np.full((5, 2), 0.4)}, "rows of probabilities"),
         ({"y_train": np.zeros(4, int)}, r"y_train must have shape \(5,\) or \(5, k\)"),
         ({"time": np.inf}, "time must be finite and at least 0"),
         ({"time": 1.5, "learning_rate": 0.1}, "must be whole"),

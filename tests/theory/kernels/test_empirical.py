@@ -74,6 +74,14 @@ def test_products_with_unit_vectors_are_its_columns(function, full, params, inpu
     np.testing.assert_allclose(empirical_ntk(function, params, *inputs, full=full), jacobians, rtol=1e-12, atol=1e-13)
 
 
+def test_products_take_parameters_and_inputs_of_different_dtypes(params, inputs):
+    single = [np.float32(x) for x in inputs]
+    products = empirical_ntk(apply, params, *single, full=True, method="products")
+    np.testing.assert_allclose(
+        products, empirical_ntk(apply, params, *single, full=True, method="jacobians"), rtol=1e-6
+    )
+
+
 def test_products_diagonals_and_blocks_are_those_of_the_matrix(params, inputs, rng):
     matrix = np.asarray(empirical_ntk(apply, params, *inputs, full=True))
     v = rng.normal(size=(inputs[1].shape[0], OUTPUTS))

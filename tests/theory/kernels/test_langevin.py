@@ -155,6 +155,7 @@ def test_wide_networks_follow_it(data, rng):
         ({"steps": [1.5]}, "steps must be whole numbers"),
         ({"steps": [-1]}, "steps must be whole numbers"),
         ({"orders": 1}, "orders must be at least 2"),
+        ({"architecture": MLP(1, "erf", 2.0, 0.0), "x_test": np.zeros((1, 3))}, "no input that is zero everywhere"),
     ],
 )
 def test_wrong_arguments_are_refused(data, change, message):
