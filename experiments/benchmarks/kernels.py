@@ -87,8 +87,8 @@ def infinite(activation: str, depth: int, x: Float[Array, "n d"], repetitions: i
 
     few = x[:512]
     scale = float(jnp.max(ours(few)))
-    # The peer takes the arccosine of a single-precision product, which is off by 1.5e-4 beside the diagonal.
-    if not np.allclose(jax.jit(theirs)(few), ours(few), atol=1e-3 * scale):
+    # The peer takes the arccosine of a single-precision product, which is off by 1.5e-4 on the diagonal, in each layer.
+    if not np.allclose(jax.jit(theirs)(few), ours(few), atol=5e-4 * depth * scale):
         raise RuntimeError(f"neural-tangents gives another kernel for {activation} at depth {depth}")
     compiled = {name: jax.jit(f) for name, f in (("peer", theirs), ("ours", ours), ("product", product))}
     found = race([Way(name, lambda f=f: f(x)) for name, f in compiled.items()], repetitions)
