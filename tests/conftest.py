@@ -14,15 +14,6 @@ jax.config.update("jax_default_matmul_precision", "highest")
 install_import_hook(["theory", "experiments.networks", "experiments.training", "experiments.data"], "beartype.beartype")
 
 
-# Tests that take tens of seconds each, by a part of their place.
-LONG = ("tests/verification/", "test_cli.py", "test_dask.py")
-
-
-def pytest_collection_modifyitems(items):
-    """Long tests first: at the end of a run no process waits for another's last long one."""
-    items.sort(key=lambda item: not any(place in item.nodeid for place in LONG))
-
-
 @pytest.fixture
 def getkey():
     """A function that gives a fresh key at each call, the same ones in every run."""

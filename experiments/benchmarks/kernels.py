@@ -124,6 +124,7 @@ def finite(width: int, points: int, repetitions: int) -> dict[str, float]:
     }
     ours = layerwise_ntk("relu", layers, few)
     for name, peer in peers.items():
+        # Sums over a thousand units in single precision, taken in another order.
         if not np.allclose(peer(few, None, params), ours, rtol=1e-3, atol=1e-3 * float(jnp.max(ours))):
             raise RuntimeError(f"neural-tangents by {name} gives another kernel")
     scale = (points / len(few)) ** 2
