@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Containers often forbid bytecode. Tests start many processes, and each would compile all of JAX and SciPy again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: verify test lint types paper lock clean
 
 verify: $(READY)
@@ -27,8 +30,8 @@ lock:
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 		--extra reference --extra cluster --group dev pyproject.toml -o requirements.lock
 
-# Everything is pinned and hashed, so pip has nothing to resolve; Python compiles what is used when it is first used;
-# the package itself is installed in place.
+# Everything is pinned and hashed, so pip has nothing to resolve. Python compiles what is used when it is first used.
+# The package itself is installed in place.
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \

@@ -7,6 +7,7 @@ when a worker dies or turns out to be another version.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any, Protocol
@@ -124,9 +125,12 @@ class DaskPool:
             from distributed import Client
         except ImportError:
             raise UsageError("the executor dask:// needs the extra 'cluster': pip install 'unmagic[cluster]'") from None
+        host, _, port = address.partition(":")
         try:
+            # Dask tries a refused connection again until its time is up; a port where nobody listens is known at once.
+            socket.create_connection((host, int(port)), timeout=5).close()
             self._client = Client(f"tcp://{address}", timeout=5, set_as_default=False)
-        except (OSError, TimeoutError):
+        except (OSError, OverflowError):
             raise UsageError(f"no Dask scheduler answers at {address}: start one with `dask scheduler`") from None
         self.name = f"dask://{address}"
         self._refused: set[str] = set()

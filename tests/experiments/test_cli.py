@@ -147,7 +147,7 @@ def test_interrupt_is_130_and_the_next_run_goes_on(plugin):
 @pytest.mark.parametrize("executor", ["local", "processes:2"])
 def test_kill_9_costs_at_most_the_running_cells(plugin, executor):
     trace = trace_of(plugin)
-    plugin.add("mean", settings=f"trace={str(trace)!r}, pause=0.3, batches=4")
+    plugin.add("mean", settings=f"trace={str(trace)!r}, pause=0.15, batches=4")
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.cli", "verify", "toy", "--executor", executor],
         cwd=plugin.root,
@@ -190,25 +190,19 @@ def test_processes_give_the_ledger_of_local(plugin):
     assert one == two
 
 
-def test_a_worker_process_that_dies_costs_its_cell_only(plugin):
+def test_a_worker_process_that_dies_costs_its_cell_and_a_cell_that_always_kills_it_fails_its_claim(plugin):
     trace = trace_of(plugin)
     flag = plugin.root / "died"
-    body = f"flag = Path({str(flag)!r})\nif not flag.exists():\n    flag.touch()\n    import os\n    os._exit(9)"
-    plugin.add("mean", settings=f"trace={str(trace)!r}", body=body)
-    done = plugin.inside("verify", "toy", "--executor", "processes:1")
-    assert done.returncode == 0, done.stderr
-    assert len(list(trace.iterdir())) == 9
-
-
-def test_a_cell_that_always_kills_its_worker_is_a_failed_claim(plugin):
+    once = f"flag = Path({str(flag)!r})\nif not flag.exists():\n    flag.touch()\n    import os\n    os._exit(9)"
     plugin.add("deadly", body="import os\nos._exit(9)")
-    plugin.add("mean")
+    plugin.add("mean", settings=f"trace={str(trace)!r}", body=once)
     done = plugin.inside("verify", "toy", "--executor", "processes:1")
     assert done.returncode == 1
     entries = {e["claim"]: e for e in ledger(plugin)}
     assert entries["toy/deadly"]["status"] == "failed"
     assert "the worker died 3 times" in entries["toy/deadly"]["reason"]
     assert entries["toy/mean"]["status"] == "supported"
+    assert len(list(trace.iterdir())) == 9
 
 
 @pytest.mark.parametrize(
