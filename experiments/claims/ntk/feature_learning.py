@@ -9,16 +9,15 @@ exponents, those of the kernel included, are derived from the powers of n in eac
 Measured are the root mean square change of a unit's activation in both hidden layers and the relative change of the
 tangent kernel (layers weighed by their rates, Frobenius norm), after some steps at one rate for all widths, divided by
 the root mean square residual at the start, whose scatter they would otherwise follow; and the rate with the least
-geometric mean loss after these steps, on a grid fixed for all widths, and between its points by the parabola through
-three losses on logarithmic scales.
+geometric mean loss after these steps, found in two passes: on octaves that are the same at all widths, with some of the
+networks, then with all of them on quarters of an octave around the best of these, and between these by the parabola
+through three losses on logarithmic scales. Its error is that of a bootstrap over members.
 
-Margin: half the distance to the nearest rival, ¼ for features (exponents 0 and ½) and ½ for kernels (0 and 1); for best
-rates ¼ as well. That the kernel moves as 1/n and not as n^-½ is tested with this precision in `ntk/drift-smooth`. Fits
-model the next order, relatively 1/n: terms of relative order n^-½ are odd in the random signs of the output's weights
-and have zero mean. In the standard parametrisation the input layer, whose rate is not scaled with n, adds d/n of the
-kernel: images are averaged to 4 by 4 pixels, so that d = 16 stays below all widths. The parabola for the best rate has
-its right point where runs diverge: it lies up to an octave low, at each width alike. Without biases the mean-field
-parametrisation at the rate η is μP at the rate σ_w² η: its lines are another rate, not another theory.
+Margin: ¼, half the distance between rival exponents of features and rates (0, ½ and 1) and of kernels, where n^-½ is a
+rival of 1/n. Fits model the next order, relatively 1/n: terms of relative order n^-½ are odd in the random signs of the
+output's weights and have zero mean. In the standard parametrisation the input layer, whose rate is not scaled with n,
+adds d/n of the kernel: images are averaged to 4 by 4 pixels, so that d = 16 stays below all widths. Without biases the
+mean-field parametrisation at the rate η is μP at the rate σ_w² η: its lines are another rate, not another theory.
 
 Assumptions: two hidden layers of erf units, σ_w² = 2, no biases, full-batch gradient descent on ½ mean (f − y)², one
 output, |x|² = d, targets ±1 (odd and even digits). Networks are float32; members share their random numbers between
@@ -52,8 +51,10 @@ PIXELS = 4
 CHECKS = (("mup", 2.0), ("mean-field", 0.75), ("ntk", 1.0))
 GRIDS = ("mup", "ntk", "standard")
 QUANTITIES = ("first layer", "second layer", "kernel")
-# Parts of the ensemble that the error of a best rate comes from, and weights drawn at once.
-GROUPS, DRAWS = 16, 2**26
+# Octaves of the first pass, and quarters of an octave of the second; as many, so that one program does both.
+POINTS, SPACING = 13, 0.25
+# Networks of the first pass, draws of the bootstrap, and weights drawn at once.
+SCOUTS, RESAMPLES, DRAWS = 16, 400, 2**26
 
 
 @dataclass(frozen=True)
@@ -64,41 +65,28 @@ class Config:
         dataset: name of a set of images of ten digits.
         images: number of images of each digit.
         widths: n of both hidden layers.
-        members: networks at each width.
+        members: networks at each width whose features and kernels are looked at.
+        tuned: those of them that look for the best rate.
         steps: of gradient descent.
-        lowest, highest: log₂ of the ends of the grid of rates for each of `GRIDS`, the same at all widths.
-        spacing: of the grids, in log₂.
+        lowest: log₂ of the least rate of the first pass for each of `GRIDS`, the same at all widths.
     """
 
     dataset: str
     images: int
     widths: tuple[int, ...]
     members: tuple[int, ...]
-    steps: int
-    lowest: tuple[int, ...]
-    highest: tuple[int, ...]
-    spacing: float
+    tuned: tuple[int, ...]
+    steps: int = 4
+    lowest: tuple[int, ...] = (-6, -6, -13)
 
 
-SMOKE = Config(
-    "digits",
-    2,
-    widths=(32, 96, 512),
-    members=(256, 128, 32),
-    steps=4,
-    lowest=(-1, -1, -8),
-    highest=(2, 2, -2),
-    spacing=0.5,
-)
+SMOKE = Config("digits", 2, widths=(32, 96, 512), members=(1024, 512, 128), tuned=(128, 128, 32))
 PAPER = Config(
     "mnist",
     2,
     widths=(32, 64, 128, 256, 512, 1024, 2048, 4096),
-    members=(256, 256, 128, 128, 64, 64, 32, 32),
-    steps=4,
-    lowest=(-1, -1, -12),
-    highest=(3, 3, -1),
-    spacing=1.0,
+    members=(1024, 1024, 512, 256, 128, 64, 32, 32),
+    tuned=(256, 256, 128, 128, 64, 64, 32, 32),
 )
 
 
@@ -121,7 +109,11 @@ def assumptions(config: Config) -> list[Assumption]:
     """Enough widths for the fits, inputs narrower than all of them, and members in equal groups."""
     x, _ = task(config)
     return [
-        Assumption("members form equal groups", not any(m % GROUPS for m in config.members), f"{config.members}"),
+        Assumption(
+            "those that look for a rate are among the members, and no fewer than scouts",
+            all(SCOUTS <= t <= m for t, m in zip(config.tuned, config.members, strict=True)),
+            f"{config.tuned} of {config.members}",
+        ),
         Assumption("inputs have fewer dimensions than any width", x.shape[1] < min(config.widths), f"{x.shape[1]}"),
         Assumption("a fit has no more unknowns than widths", len(config.widths) >= 3, f"{len(config.widths)} widths"),
     ]
@@ -139,8 +131,7 @@ def _prediction(changes: list[list[float]], rates: list[float]) -> xr.Dataset:
         {
             "change": (("check", "quantity"), changes),
             "rate": ("scheme", rates),
-            "change_margin": ("quantity", [0.25, 0.25, 0.5]),
-            "rate_margin": 0.25,
+            "margin": 0.25,
         },
         coords={
             "check": [scheme for scheme, _ in CHECKS],
@@ -168,6 +159,11 @@ def ntk_learns_features(config: Config) -> xr.Dataset:
     return _prediction([RICH, RICH, RICH], [0.0, 0.0, 1.0])
 
 
+def slow_kernel(config: Config) -> xr.Dataset:
+    """Rival: in the NTK parametrisation the kernel changes as features do, as n^-½."""
+    return _prediction([RICH, RICH, [0.5, 0.5, 0.5]], [0.0, 0.0, 1.0])
+
+
 def always_lazy(config: Config) -> xr.Dataset:
     """Rival: every wide network is a kernel machine, whatever its parametrisation."""
     return _prediction([LAZY, LAZY, LAZY], [0.0, 0.0, 1.0])
@@ -187,88 +183,107 @@ def measure(config: Config, cell: Cell, key: Key[Array, ""]) -> xr.Dataset:
     """
     x, y = task(config)
     width = int(cell["width"])
-    members = config.members[config.widths.index(width)]
-    ends = zip(config.lowest, config.highest, strict=True)
-    powers = [np.arange(low, high + config.spacing / 2, config.spacing) for low, high in ends]
-    grids = [(scheme, 2.0**power) for scheme, part in zip(GRIDS, powers, strict=True) for power in part]
-    schemes, rates = zip(*CHECKS, *grids, strict=True)
+    at = config.widths.index(width)
+    members, tuned = config.members[at], config.tuned[at]
     nets = {
         scheme: network(ARCHITECTURE, width=width, inputs=x.shape[1], parametrisation=scheme, bias=False)
-        for scheme in {*schemes, "ntk"}
+        for scheme in {*(scheme for scheme, _ in CHECKS), *GRIDS}
     }
-    together = min(members, max(1, DRAWS // nets["ntk"].parameters))
-    together = max(size for size in range(1, together + 1) if members % size == 0)
+    octaves = np.add.outer(np.array(config.lowest, float), np.arange(POINTS))
+    powers = octaves
+    most = max(1, DRAWS // nets["ntk"].parameters)
     changes, losses = [], []
-    for batch in range(members // together):
+    for first in range(0, members, most):
+        count = min(most, members - first)
         # In the NTK parametrisation parameters are standard normals.
-        normals = init_members(nets["ntk"], jax.random.fold_in(key, batch), together)
-        found = descend([nets[scheme] for scheme in schemes], rates, normals, x, y, config.steps)
-        residual = np.sqrt(2 * found.loss[:, : len(CHECKS), :1])
-        changes.append(np.stack([found.first, found.second, found.kernel], axis=-1)[:, : len(CHECKS)] / residual)
-        losses.append(found.loss[:, len(CHECKS) :, -1])
-    change, loss = np.concatenate(changes).astype(np.float64), np.concatenate(losses).astype(np.float64)
-    # A run that diverges is as bad as any loss can be.
-    log_loss = np.log(np.clip(np.nan_to_num(loss, nan=np.inf), None, 1e6))
-    parts = np.split(log_loss, np.cumsum([len(part) for part in powers])[:-1], axis=1)
-    best, error = zip(*(best_rate(part, powers[i]) for i, part in enumerate(parts)), strict=True)
+        normals = init_members(nets["ntk"], jax.random.fold_in(key, first), count)
+        checks = descend([nets[scheme] for scheme, _ in CHECKS], [r for _, r in CHECKS], normals, x, y, config.steps)
+        residual = np.sqrt(2 * checks.loss[:, :, :1])
+        changes.append(np.stack([checks.first, checks.second, checks.kernel], axis=-1) / residual)
+
+        def tune(powers: np.ndarray, upto: int, normals=normals) -> np.ndarray:
+            """Logarithms of the losses at the end (members, schemes, rates)."""
+            runs = [nets[scheme] for scheme in GRIDS for _ in range(POINTS)]
+            some = jax.tree.map(lambda array: array[:upto], normals)
+            loss = descend(runs, list(2.0 ** powers.ravel()), some, x, y, config.steps).loss[:, :, -1]
+            # A run that diverges is as bad as any loss can be.
+            finite = np.clip(np.nan_to_num(loss.astype(np.float64), nan=np.inf), None, 1e6)
+            return np.log(finite).reshape(-1, len(GRIDS), POINTS)
+
+        if first == 0:
+            scouted = np.argmin(tune(octaves, min(SCOUTS, count)).mean(axis=0), axis=1)
+            # Where the best octave is the first or the last, nothing is known beyond.
+            powers = np.take_along_axis(octaves, scouted[:, None], axis=1) + SPACING * (np.arange(POINTS) - POINTS // 2)
+            powers[(scouted == 0) | (scouted == POINTS - 1)] = np.nan
+        if first < tuned:
+            losses.append(tune(np.nan_to_num(powers), min(count, tuned - first)))
+    change, log_loss = np.concatenate(changes).astype(np.float64), np.concatenate(losses)
+    rng = np.random.default_rng(int(jax.random.randint(jax.random.fold_in(key, members), (), 0, 2**31 - 1)))
+    best, error = zip(*(best_rate(log_loss[:, i], row, rng) for i, row in enumerate(powers)), strict=True)
     return xr.Dataset(
         {
             "change": (("check", "quantity"), change.mean(axis=0)),
             "change_error": (("check", "quantity"), change.std(axis=0, ddof=1) / np.sqrt(members)),
             "best": ("scheme", list(best)),
             "best_error": ("scheme", list(error)),
+            "log_loss": (("scheme", "point"), log_loss.mean(axis=0)),
+            "power": (("scheme", "point"), np.nan_to_num(powers)),
             "members": members,
+            "tuned": tuned,
         }
     )
 
 
-def best_rate(log_loss: Float[np.ndarray, "members rates"], powers: Float[np.ndarray, " rates"]) -> tuple[float, float]:
-    """log₂ of the rate with the least mean logarithm of the loss, and its standard error by the jackknife over groups.
+def best_rate(
+    log_loss: Float[np.ndarray, "members rates"], powers: Float[np.ndarray, " rates"], rng: np.random.Generator
+) -> tuple[float, float]:
+    """log₂ of the rate with the least mean logarithm of the loss, and its standard error by a bootstrap over members.
 
     The vertex of the parabola through the grid's least loss and its neighbours. NaN where the least loss lies at an end
     of the grid, which fails the verdict: nothing is known beyond.
     """
-    groups = log_loss.reshape(GROUPS, -1, log_loss.shape[1]).mean(axis=1)
-    # All networks first, then all without one group.
-    curves = np.concatenate([groups.mean(axis=0)[None], (groups.sum(axis=0) - groups) / (GROUPS - 1)])
+    members = len(log_loss)
+    weights = rng.multinomial(members, np.full(members, 1 / members), RESAMPLES) / members
+    # All networks as they are, then resampled.
+    curves = np.concatenate([np.full((1, members), 1 / members), weights]) @ log_loss
     at = np.argmin(curves, axis=1)
     inside = (at > 0) & (at < curves.shape[1] - 1)
     middle = np.clip(at, 1, curves.shape[1] - 2)
     left, centre, right = (np.take_along_axis(curves, (middle + i)[:, None], axis=1)[:, 0] for i in (-1, 0, 1))
     shift = 0.5 * (left - right) / np.where(inside, left - 2 * centre + right, 1.0)
     best, *others = np.where(inside, powers[middle] + shift * (powers[1] - powers[0]), np.nan)
-    return float(best), float(np.sqrt(GROUPS - 1) * np.std(others))
+    return float(best), float(np.std(others) * np.sqrt(members / (members - 1)))
 
 
 def judge(prediction: xr.Dataset, measurement: xr.Dataset) -> Verdict:
     """The exponents of all changes and best rates."""
-    widths, members = measurement["width"].values, measurement["members"].values
-    margins = prediction["change_margin"].values
+    widths, margin = measurement["width"].values, float(prediction["margin"])
+    members, tuned = measurement["members"].values, measurement["tuned"].values
     rows = []
     for i, scheme in enumerate(prediction["check"].values):
         for j, what in enumerate(QUANTITIES):
-            law = float(prediction["change"][i, j]), float(margins[j]), members.min() - 1
-            rows.append((f"{scheme}: change of the {what}", *law, *_series(measurement, "change", i, j)))
+            law = float(prediction["change"][i, j])
+            rows.append((f"{scheme}: change of the {what}", law, members, *_series(measurement, "change", i, j)))
     for i, scheme in enumerate(prediction["scheme"].values):
         best, error = _series(measurement, "best", i)
-        predicted, margin = prediction["rate"].values[i], float(prediction["rate_margin"])
-        rows.append((f"{scheme}: best rate", predicted, margin, GROUPS - 1, 2**best, np.log(2) * error * 2**best))
+        law = float(prediction["rate"][i])
+        rows.append((f"{scheme}: best rate", law, tuned, 2**best, np.log(2) * error * 2**best))
     comparisons = [
         comparison
-        for label, predicted, margin, dof, values, errors in rows
+        for label, law, networks, values, errors in rows
         for comparison in exponent(
             label,
             widths,
             values,
             errors,
-            prediction=float(predicted),
-            margin=float(margin),
+            prediction=law,
+            margin=margin,
             correction=1.0,
-            sample_size=int(members.sum()),
-            dof=float(dof),
+            sample_size=int(networks.sum()),
+            dof=float(networks.min() - 1),
         )
     ]
-    return decide(comparisons, margin_source="at most half the distance between rival exponents: 0, ½ and 1")
+    return decide(comparisons, margin_source="half the distance between rival exponents: 0, ½ and 1")
 
 
 def _series(measurement: xr.Dataset, name: str, *index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -333,6 +348,7 @@ claim = Claim(
         ),
         Rival("no-transfer", "the best rate falls as 1/n in every parametrisation", predict=no_transfer),
         Rival("ntk-learns-features", "the NTK parametrisation learns features as μP does", predict=ntk_learns_features),
+        Rival("slow-kernel", "in the NTK parametrisation the kernel changes as n^-½", predict=slow_kernel),
         Rival("always-lazy", "features change as n^-½ and kernels as 1/n in μP as well", predict=always_lazy),
     ),
     datasets=datasets,

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from experiments.claims.ntk import feature_learning as subject
-from experiments.claims.ntk.feature_learning import CHECKS, GRIDS, GROUPS, SMOKE, best_rate, claim
+from experiments.claims.ntk.feature_learning import CHECKS, GRIDS, SMOKE, best_rate, claim
 
 WIDTHS = np.array(SMOKE.widths, float)
 
@@ -33,28 +33,28 @@ def test_the_task_is_parity_of_small_images():
 
 def test_assumptions_hold_and_can_fail():
     assert all(a.holds for a in subject.assumptions(SMOKE))
-    for change in ({"widths": (8, 96, 512)}, {"members": (250, 128, 32)}, {"widths": (32, 96)}):
+    few = {"widths": (32, 96), "members": (64, 64), "tuned": (32, 32)}
+    for change in ({"widths": (8, 96, 512)}, {"tuned": (128, 128, 8)}, {"members": (64, 512, 128)}, few):
         assert not all(a.holds for a in subject.assumptions(dataclasses.replace(SMOKE, **change))), change
 
 
 def test_the_best_rate_is_the_vertex_with_its_scatter(rng):
-    powers = np.arange(-3, 2.1, 0.5)
+    powers = np.arange(-2.2, 0.9, 0.25)
     # The vertex of each network scatters by 0.4 around −0.7, so that of the mean of 64 does by 0.05.
     found = []
     for _ in range(300):
-        vertex = -0.7 + 0.4 * rng.standard_normal((4 * GROUPS, 1))
-        found.append(best_rate((powers - vertex) ** 2 - 1, powers))
+        vertex = -0.7 + 0.4 * rng.standard_normal((64, 1))
+        found.append(best_rate((powers - vertex) ** 2 - 1, powers, rng))
     best, error = np.array(found).T
     assert abs(best.mean() + 0.7) < 4 * 0.05 / np.sqrt(300)
     # 300 draws give a standard deviation to 4 %.
     np.testing.assert_allclose([best.std(), np.sqrt(np.mean(error**2))], 0.05, rtol=0.16)
     for vertex in (-5.0, 4.0):
-        assert np.isnan(best_rate(np.tile((powers - vertex) ** 2, (GROUPS, 1)), powers)[0])
+        assert np.isnan(best_rate(np.tile((powers - vertex) ** 2, (16, 1)), powers, rng)[0])
 
 
 def test_a_measurement_is_finite_and_learns_features_in_mup():
-    config = dataclasses.replace(SMOKE, widths=(24,), members=(GROUPS,), images=1, steps=2, lowest=(-1, -1, -6))
-    config = dataclasses.replace(config, highest=(3, 3, 2), spacing=1.0)
+    config = dataclasses.replace(SMOKE, widths=(24,), members=(40,), tuned=(32,), images=1, steps=2)
     found = subject.measure(config, {"width": 24}, jax.random.key(1))
     assert np.isfinite(found["change"]).all()
     assert np.isfinite(found["change_error"]).all()
@@ -62,6 +62,17 @@ def test_a_measurement_is_finite_and_learns_features_in_mup():
     assert (change[0] > change[2]).all()
     assert np.isfinite(found["best"]).all()
     assert (found["best_error"] > 0).all()
+    # The second pass is centred on the best octave, whose neighbours are no better.
+    curve = found["log_loss"].values
+    assert (curve[:, 6] < np.minimum(curve[:, 2], curve[:, 10])).all()
+    best = found["best"].values
+    assert (np.abs(best - found["power"].values[:, 6]) < 1).all()
+
+
+def test_a_best_octave_at_the_end_is_no_number():
+    config = dataclasses.replace(SMOKE, widths=(24,), members=(16,), tuned=(16,), images=1, steps=2)
+    found = subject.measure(dataclasses.replace(config, lowest=(6, -20, -7)), {"width": 24}, jax.random.key(1))
+    np.testing.assert_array_equal(np.isnan(found["best"]), [True, True, False])
 
 
 def made_up(changes, rates, rng, noise=0.005):
@@ -78,6 +89,7 @@ def made_up(changes, rates, rng, noise=0.005):
             "best": (("width", "scheme"), best),
             "best_error": (("width", "scheme"), np.full(best.shape, noise)),
             "members": ("width", list(SMOKE.members)),
+            "tuned": ("width", list(SMOKE.tuned)),
         },
         coords={"width": list(SMOKE.widths)},
     )

@@ -112,7 +112,8 @@ def test_the_judge_tells_the_truth_from_the_rivals(prediction):
     paper = prediction.assign(accuracy=0.9875, margin=0.0055)
     truth = made_up(prediction, (0.9880, 0.9870, 0.9885))
     assert str(judge(paper, truth).status) == "supported"
-    assert judge(paper, truth).clearance > 4
+    # No shared errors with the published classifier: (0.55 − 0.05) / 0.157, and nothing nearer.
+    assert 3 < judge(paper, truth).clearance < 3.5
     assert str(mnist.judge_only_networks(paper, truth).status) == "refuted"
     assert str(judge(paper.assign(accuracy=0.9765), truth).status) == "refuted"
     exchanged = paper.assign(outputs=(("network", "probe", "output"), prediction["outputs"].values[::-1]))
