@@ -1,13 +1,15 @@
-"""The angle of a point in the right half plane, fast in single precision.
+"""The angle of a point in the right half plane, and square roots: fast in single precision.
 
 The compiler turns arctan2, arcsin and arccos into one library call for each number, which then rules the cost of every
-kernel with an angle in it. In single precision a polynomial does, and is vectorised.
+kernel with an angle in it; and it ends a loop at each square root. In single precision polynomials do, and are
+vectorised.
 """
 
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 # Minimax polynomial of arctan(t)/t in t² on [0, 1], of error 1.8e-8, constant term first.
@@ -30,6 +32,26 @@ def horner(coefficients: tuple[float, ...], x: Float[Array, "*shape"]) -> Float[
     for coefficient in reversed(coefficients[:-1]):
         total = total * x + coefficient
     return total
+
+
+def inverse_root(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """1/√x in float32 within two units in the last place, without derivatives; some large number for x ≤ 0.
+
+    Half of the exponent by a shift of the bits (Lomont 2003) gives it to 3.5 %; with e = 1 − xy², a step
+    y(1 + e/2 + 3e²/8) leaves 1e-4, one of Newton's 2e-8 and rounding.
+    """
+    x = jnp.maximum(x, 0.0)
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    y = jax.lax.bitcast_convert_type(np.int32(0x5F3759DF) - (bits >> np.int32(1)), jnp.float32)
+    e = 1.0 - x * y * y
+    y = y + y * e * (0.5 + 0.375 * e)
+    return y + y * (0.5 * (1.0 - x * y * y))
+
+
+def square_root(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """√x in float32 within two units in the last place, without derivatives; 0 for x ≤ 0."""
+    x = jnp.maximum(x, 0.0)
+    return x * inverse_root(x)
 
 
 @jax.custom_jvp

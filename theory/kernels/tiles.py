@@ -1,8 +1,8 @@
 """Kernels of many inputs in single precision, tile by tile: fast where angles are wide, in double precision elsewhere.
 
-A tile is small enough to stay in the cache through all layers, symmetric tiles are computed once, and nothing but the
-result is as large as the result. Layers pass on 1 − ρ and 1 + ρ, from which polynomials give what a kinked activation
-needs, without a trigonometric function.
+A tile stays in the cache, symmetric tiles are computed once, and nothing but the result is as large as the result. For
+kinked activations layers pass on 1 − ρ, from which polynomials give what is needed, without a trigonometric function;
+nor is there a root that would keep the compiler from making one loop of several layers.
 
 A product of single-precision vectors resolves ρ to 10⁻⁷, and so an angle θ to 10⁻⁷/sin θ. Pairs of inputs with
 |ρ| above `NEAR` are therefore taken out and computed from their inputs in double precision.
@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from theory.activations import PiecewiseLinear
+from theory.activations import PiecewiseLinear, activation
 from theory.architecture import MLP
-from theory.arctangent import horner
+from theory.arctangent import horner, inverse_root, square_root
 from theory.duals import closed_form
 from theory.gaussian import derivative_second_moment, dual_at, dual_derivative_at, second_moment
 
@@ -30,9 +30,11 @@ from theory.gaussian import derivative_second_moment, dual_at, dual_derivative_a
 SIDE = 512
 # Features in one product of single precision: sums of 128 terms err by 3e-7 where those of 784 err by 1e-6.
 FEATURES = 128
-# |ρ| of the inputs from which on a pair is near. Up to there 3e-7 in ρ moves Θ by at most 1.5e-6 of its diagonal: over
-# ten layers ∂Θ/∂ρ at ρ = 0.95 is 2.4 for ReLU (σ_w² = 2), 3.7 for GELU and 4.9 for erf, in units of the diagonal.
-NEAR = 0.95
+# |ρ| of the inputs from which on a pair is near. Up to 0.95, 3e-7 in ρ moves Θ by at most 1.5e-6 of its diagonal: over
+# ten layers ∂Θ/∂ρ is there 2.4 for ReLU (σ_w² = 2), 3.7 for GELU and 4.9 for erf, in units of the diagonal.
+NEAR = 0.93
+# Layers that are one loop over the entries of a tile.
+UNROLL = 12
 # Near pairs are computed so many at once; a tile with more than `MOST` of them goes to double precision as a whole.
 PAIRS, MOST = 256, 4096
 
@@ -164,19 +166,22 @@ def _tile(
     near = jnp.abs(cosine) > NEAR
     if same:  # an input and itself are no pair: the diagonal is known
         near = near & (jnp.arange(cosine.shape[0])[:, None] + offset != jnp.arange(cosine.shape[1])[None])
-    slopes = architecture.activation.function
-    fast = _kinked if isinstance(slopes, PiecewiseLinear) else _smooth
-    block = fast(architecture, left, right, cosine, tangent)
     count = jnp.sum(near)
-    return jax.lax.switch(
-        (count > 0).astype(jnp.int32) + (count > MOST),
-        (
-            lambda block: block,
-            lambda block: _with_pairs(block, near, left.x, right.x, exact),
-            lambda block: _wide(exact, left.x, right.x),
-        ),
-        block,
-    )
+    layers = _kinked if isinstance(architecture.activation.function, PiecewiseLinear) else _smooth
+
+    def fast(left: _Points, right: _Points, cosine: Array, near: Array) -> Array:
+        return layers(architecture, left, right, cosine, tangent)
+
+    def mixed(left: _Points, right: _Points, cosine: Array, near: Array) -> Array:
+        return _with_pairs(fast(left, right, cosine, near), near, left.x, right.x, exact)
+
+    def wide(left: _Points, right: _Points, cosine: Array, near: Array) -> Array:
+        return _wide(exact, left.x, right.x)
+
+    # All layers inside a branch, which is given the tile's rows: outside, each entry would look them up in those of all
+    # tiles, and loops over entries would not be vectorised.
+    case = (count > 0).astype(jnp.int32) + (count > MOST)
+    return jax.lax.switch(case, (fast, mixed, wide), left, right, cosine, near)
 
 
 def _product(left: Float[Array, "m d"], right: Float[Array, "n d"]) -> Float[Array, "m n"]:
@@ -225,9 +230,10 @@ def _kinked(
 
     With u = √(ga/a') and v = σ_b/√a', where u² + v² = 1, that is ρ' = u₁u₂ J + v₁v₂, and
 
-        1 ∓ ρ' = u₁u₂(1 ∓ J) + ½[(u₁ − u₂)² + (v₁ ∓ v₂)²]
+        1 − ρ' = u₁u₂(1 − J) + ½[(u₁ − u₂)² + (v₁ − v₂)²]
 
-    are sums of positive terms. The tangent kernel is carried as Θ/√(ab).
+    is a sum of positive terms, all digits of which last as angles close with depth. 1 + ρ needs none: J ≥ ρ, so that
+    it stays above 1 − `NEAR`. The tangent kernel is carried as Θ/√(ab).
     """
     slopes = architecture.activation.function
     assert isinstance(slopes, PiecewiseLinear)
@@ -237,44 +243,37 @@ def _kinked(
     weight = jnp.sqrt(jnp.asarray(architecture.weight_variance, jnp.float32))
     bias = jnp.sqrt(jnp.asarray(architecture.bias_variance, jnp.float32))
 
-    def dense(fraction1: Array, fraction2: Array, root1: Array, root2: Array, minus: Array, plus: Array):
+    def dense(fraction1: Array, fraction2: Array, root1: Array, root2: Array, minus: Array) -> Array:
         u1, u2 = fraction1[:, None], fraction2[None]
         v1, v2 = (bias * _inverse(root1))[:, None], (bias * _inverse(root2))[None]
-        product, spread = u1 * u2, (u1 - u2) ** 2
-        return product * minus + 0.5 * (spread + (v1 - v2) ** 2), product * plus + 0.5 * (spread + (v1 + v2) ** 2)
+        return u1 * u2 * minus + 0.5 * ((u1 - u2) ** 2 + (v1 - v2) ** 2)
 
-    def correlation(minus: Array, plus: Array) -> Array:
-        return jnp.where(minus < plus, 1.0 - minus, plus - 1.0)
-
-    def layer(carry: tuple[Array, Array, Array], roots: tuple[Array, Array, Array, Array]):
-        minus, plus, theta = carry
+    def layer(carry: tuple[Array, Array], roots: tuple[Array, Array, Array, Array]):
+        minus, theta = carry
         root1, root2, next1, next2 = roots
-        versine = jnp.minimum(minus, plus)
-        acute = minus < plus
+        acute = minus < 1.0
+        versine = jnp.where(acute, minus, 2.0 - minus)
         double = 2.0 * versine
-        chord = jnp.sqrt(double)
+        chord = square_root(double)
         psi = chord * horner(_ARC, versine)  # the acute one of θ and π − θ
         bend = (eta / math.pi) * (chord * double) * horner(_SEGMENT, versine)
-        fall, rise = versine - bend, (eta - 1.0) * versine - bend
-        minus = jnp.where(acute, fall, (2.0 - eta) + rise)
-        plus = jnp.where(acute, 2.0 - fall, eta - rise)
+        minus = jnp.where(acute, versine - bend, (2.0 - eta) + (eta - 1.0) * versine - bend)
         kept1, kept2 = weight * root1 * _inverse(next1), weight * root2 * _inverse(next2)
         half = math.sqrt(0.5 * squares)
-        minus, plus = dense(half * kept1, half * kept2, next1, next2, minus, plus)
+        minus = dense(half * kept1, half * kept2, next1, next2, minus)
         if tangent:
             # E[φ'φ'] = [(α² + β²)(π − θ) + 2αβ θ]/2π.
             turned = difference / (2.0 * math.pi) * psi
             slope = jnp.where(acute, 0.5 * squares - turned, slopes.negative * slopes.positive + turned)
-            theta = correlation(minus, plus) + slope * theta * (kept1[:, None] * kept2[None])
-        return (minus, plus, theta), None
+            theta = (1.0 - minus) + slope * theta * (kept1[:, None] * kept2[None])
+        return (minus, theta), None
 
     # The first dense layer: J = ρ and g = σ_w², with the inputs' own lengths in place of √a.
     first1, first2 = (p.start * _inverse(p.roots[0]) for p in (left, right))
-    minus, plus = dense(first1, first2, left.roots[0], right.roots[0], 1.0 - cosine, 1.0 + cosine)
+    minus = dense(first1, first2, left.roots[0], right.roots[0], 1.0 - cosine)
     steps = left.roots[:-1], right.roots[:-1], left.roots[1:], right.roots[1:]
-    carry = minus, plus, correlation(minus, plus)
-    (minus, plus, theta), _ = jax.lax.scan(layer, carry, steps, unroll=min(max(architecture.depth, 1), 4))
-    return (theta if tangent else correlation(minus, plus)) * (left.roots[-1][:, None] * right.roots[-1][None])
+    (minus, theta), _ = jax.lax.scan(layer, (minus, 1.0 - minus), steps, unroll=min(max(architecture.depth, 1), UNROLL))
+    return (theta if tangent else 1.0 - minus) * (left.roots[-1][:, None] * right.roots[-1][None])
 
 
 def _inverse(x: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -285,23 +284,65 @@ def _smooth(
     architecture: MLP, left: _Points, right: _Points, cosine: Float[Array, "m n"], tangent: bool
 ) -> Float[Array, "m n"]:
     """Any other activation with a dual in closed form, by its covariances."""
-    activation = architecture.activation
+    function = architecture.activation
     weight = jnp.asarray(architecture.weight_variance, jnp.float32)
     bias = jnp.asarray(architecture.bias_variance, jnp.float32)
+    duals = _DUALS.get(function.function)
 
     def layer(carry: tuple[Array, Array], roots: tuple[Array, Array]):
         covariance, theta = carry
         root1, root2 = roots
         rho = covariance * (_inverse(root1)[:, None] * _inverse(root2)[None])
         r = jnp.maximum((1.0 - rho) * (1.0 + rho), 0.0)
-        a, b, c, r = jnp.broadcast_arrays((root1 * root1)[:, None], (root2 * root2)[None], covariance, r)
-        after = weight * dual_at(activation, a, b, c, r) + bias
-        if tangent:
-            theta = after + weight * dual_derivative_at(activation, a, b, c, r) * theta
-        return (after, theta), None
+        a, b, c = (root1 * root1)[:, None], (root2 * root2)[None], covariance
+        if duals is None:
+            a, b = (jnp.broadcast_to(part, c.shape) for part in (a, b))
+            dual, slope = dual_at(function, a, b, c, r), dual_derivative_at(function, a, b, c, r)
+        else:
+            dual, slope = duals(a, b, c, r)
+        after = weight * dual + bias
+        return (after, after + weight * slope * theta if tangent else theta), None
 
     start = left.start[:, None] * right.start[None] * cosine + bias
     (covariance, theta), _ = jax.lax.scan(
-        layer, (start, start), (left.roots[:-1], right.roots[:-1]), unroll=min(max(architecture.depth, 1), 4)
+        layer, (start, start), (left.roots[:-1], right.roots[:-1]), unroll=min(max(architecture.depth, 1), UNROLL)
     )
     return theta if tangent else covariance
+
+
+def _erf(a: Float[Array, "m 1"], b: Float[Array, "1 n"], c: Float[Array, "m n"], r: Float[Array, "m n"]):
+    """E[φφ'] = (2/π) arcsin z, z = 2c/√((1+2a)(1+2b)), and E[φ'φ''] = 4/(π√D), D = (1+2a)(1+2b) − 4c²."""
+    i, j = 1.0 + 2.0 * a, 1.0 + 2.0 * b
+    determinant = 1.0 + 2.0 * (a + b) + 4.0 * a * b * r
+    return (2.0 / math.pi) * _arcsine(2.0 * c, i, j, determinant), (4.0 / math.pi) * inverse_root(determinant)
+
+
+def _gelu(a: Float[Array, "m 1"], b: Float[Array, "1 n"], c: Float[Array, "m n"], r: Float[Array, "m n"]):
+    """As `theory.duals` has them, with D = (1+a)(1+b) − c²."""
+    i, j = 1.0 + a, 1.0 + b
+    minor = a * b * r
+    determinant = 1.0 + a + b + minor
+    y = inverse_root(determinant)
+    density = (0.5 / math.pi) * y
+    orthant = 0.25 + (0.5 / math.pi) * _arcsine(c, i, j, determinant)
+    s = 1.0 / i + 1.0 / j
+    dual = density * (minor + c * c * s) + c * orthant
+    return dual, orthant + c * density * (2.0 * s + (c * c * s - 1.0 - a - b) * (y * y))
+
+
+def _arcsine(
+    c: Float[Array, "m n"], i: Float[Array, "m 1"], j: Float[Array, "1 n"], determinant: Float[Array, "m n"]
+) -> Float[Array, "m n"]:
+    """ψ = arcsin z, z = c/√(ij), where ij − c² = determinant; from the sine of ψ or of (π/2 − ψ)/2, the smaller one."""
+    inverse = jax.lax.rsqrt(i) * jax.lax.rsqrt(j)
+    z = jnp.abs(c) * inverse
+    y = inverse_root(1.0 + z)
+    versine = determinant * (inverse * inverse) * (y * y)  # (1 − z²)/(1 + z)
+    low = z < math.sqrt(0.5)
+    angle = jnp.where(low, z, square_root(2.0 * versine)) * horner(_ARC, jnp.where(low, 2.0 * z * z, versine))
+    angle = jnp.where(low, angle, 0.5 * math.pi - angle)
+    return jnp.where(c < 0, -angle, angle)
+
+
+# Both duals at once, of pairs that are not near, from operations that the compiler makes one loop of.
+_DUALS = {activation("erf").function: _erf, activation("gelu").function: _gelu}

@@ -80,7 +80,7 @@ class Config:
     lowest: tuple[int, ...] = (-6, -6, -13)
 
 
-SMOKE = Config("digits", 2, widths=(32, 96, 512), members=(1024, 512, 128), tuned=(128, 128, 32))
+SMOKE = Config("digits", 2, widths=(32, 96, 512), members=(1536, 768, 192), tuned=(256, 256, 96))
 PAPER = Config(
     "mnist",
     2,
