@@ -1,0 +1,27 @@
+"""The benchmark of kernels runs, and its ways give one kernel (it raises otherwise)."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks import kernels
+
+
+def test_infinite_networks_are_timed_beside_the_peer(rng):
+    x = rng.standard_normal((24, 8)).astype(np.float32)
+    row = kernels.infinite("relu", 1, x, 1)
+    assert set(row) == {"peer", "ours", "product", "peer memory", "our memory"}
+    assert min(row.values()) > 0
+
+
+def test_finite_networks_are_timed_beside_the_peers(monkeypatch):
+    monkeypatch.setattr(kernels, "FEATURES", 6)
+    row = kernels.finite(16, 5, 1)
+    assert set(row) == {"NTK–vector products", "Jacobians", "ours", "bare products"}
+    assert min(row.values()) > 0
+
+
+def test_a_race_multiplies_by_the_scale_and_takes_the_best():
+    calls = []
+    found = kernels.race([kernels.Way("one", lambda: calls.append(1) or jnp.zeros(1), 100.0)], 3)
+    assert len(calls) == 4
+    assert 0 < found["one"] < 1
