@@ -30,8 +30,9 @@ from theory.gaussian import derivative_second_moment, dual_at, dual_derivative_a
 SIDE = 512
 # Features in one product of single precision: sums of 128 terms err by 3e-7 where those of 784 err by 1e-6.
 FEATURES = 128
-# |ρ| of the inputs from which on a pair is near. Up to 0.95, 3e-7 in ρ moves Θ by at most 1.5e-6 of its diagonal: over
-# ten layers ∂Θ/∂ρ is there 2.4 for ReLU (σ_w² = 2), 3.7 for GELU and 4.9 for erf, in units of the diagonal.
+# |ρ| of the inputs, and of what enters smooth units, from which on a pair is near. Up to 0.95, 3e-7 in ρ moves Θ by at
+# most 1.5e-6 of its diagonal: over ten layers ∂Θ/∂ρ is there 2.4 for ReLU (σ_w² = 2), 3.7 for GELU and 4.9 for erf, in
+# units of the diagonal.
 NEAR = 0.93
 # Layers that are one loop over the entries of a tile.
 UNROLL = 12
@@ -39,7 +40,7 @@ UNROLL = 12
 PAIRS, MOST = 256, 4096
 
 # arcsin(x)/x and (sin ψ − ψ cos ψ)/(2w)^(3/2), with x² = w/2 and w = 1 − cos ψ, as polynomials in w on [0, 1]:
-# minimax, of errors 2e-8 and 6e-9, constant term first.
+# minimax, of errors 2e-8 and 7e-9, constant term first.
 _ARC = (
     0.999999989,
     0.0833347734,
@@ -163,11 +164,18 @@ def _tile(
 ) -> Float[Array, "m n"]:
     """The kernel of one tile; `offset` is how many rows the right inputs start before the left ones."""
     cosine = _product(left.unit, right.unit)
+    kinked = isinstance(architecture.activation.function, PiecewiseLinear)
     near = jnp.abs(cosine) > NEAR
+    if not kinked:
+        # Behind a large bias pairs are near whatever their angle, and only 1 − ρ as a sum of its own would keep digits.
+        bias = jnp.asarray(architecture.bias_variance, jnp.float32)
+        scale1, scale2 = _inverse(left.roots[0]), _inverse(right.roots[0])
+        first = (left.start * scale1)[:, None] * (right.start * scale2)[None] * cosine
+        near = near | (jnp.abs(first + bias * (scale1[:, None] * scale2[None])) > NEAR)
     if same:  # an input and itself are no pair: the diagonal is known
         near = near & (jnp.arange(cosine.shape[0])[:, None] + offset != jnp.arange(cosine.shape[1])[None])
     count = jnp.sum(near)
-    layers = _kinked if isinstance(architecture.activation.function, PiecewiseLinear) else _smooth
+    layers = _kinked if kinked else _smooth
 
     def fast(left: _Points, right: _Points, cosine: Array, near: Array) -> Array:
         return layers(architecture, left, right, cosine, tangent)

@@ -1,5 +1,5 @@
 """On shift-invariant targets a convolution with global average pooling needs d times fewer examples than a fully
-connected network, as kernel and as finite network: what is quadratic takes n ~ d in place of n ~ d².
+connected network, as kernel and, at one d, as limit of wide networks: what is quadratic takes n ~ d in place of n ~ d².
 
 Source: Mei, Misiakiewicz & Montanari 2021, for kernels averaged over a group of size of order d, as d → ∞. Derived anew
 in `theory.kernels.invariance`: circular filters as wide as the input with pooling give the fully connected kernel
@@ -410,6 +410,7 @@ def judge(prediction: xr.Dataset, measurement: xr.Dataset) -> Verdict:
             sample_size=trials * int(widths.sum()),
             dof=trials - 2,
         )
+    # Of many widths the limit is judged, of one or two each.
     alone = ~widths if widths.sum() > 2 else np.ones(len(names), bool)
     comparisons += equivalence(
         [f"gain over that of the equations, {name}" for name in names[alone]],

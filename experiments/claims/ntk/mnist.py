@@ -19,7 +19,8 @@ with 5,000 digits is 3e-3.
 Margin: half the distance to the nearest rival, the published accuracy with 10,000 digits (97.65 %), that is 0.55 %; the
 published spread between activations and depths (98.75 % against 98.79 %) is far below. Errors: two classifiers of the
 same digits differ only by digits that one of them alone gets wrong. For NNGP and RBF these are counted. Which digits
-the published NNGP gets wrong is not known: its and ours are counted as if none of them were the same.
+the published NNGP gets wrong is not known: in its place stands ours with 10,000 digits, which differs from ours with
+all of them on more digits than one with 50,000 should. That we have 10,000 digits more can only help.
 
 What is not claimed: that the network's kernel is better than other kernels. The RBF does as well.
 """
@@ -291,17 +292,17 @@ def judge(prediction: xr.Dataset, measurement: xr.Dataset, *, only_networks: boo
     right = measurement["right"].isel(size=-1).transpose("kernel", "test").sel(kernel=list(KERNELS)).values.astype(int)
     count = right.shape[1]
     network, rbf = right[0], right[2]
+    fewer = measurement["right"].sel(kernel="nngp").isel(size=-2).values.astype(int)
     # Two classifiers on the same digits: the difference counts those that one alone gets wrong (one more, lest there
-    # be 0). At most all wrong ones of both are such.
-    error = np.sqrt(np.sum(network != rbf) + 1) / count
-    accuracy, margin = float(prediction["accuracy"]), float(prediction["margin"])
-    most = np.sqrt(np.sum(1 - network) + (1 - accuracy) * count + 1) / count
+    # be 0).
+    error, published = (np.sqrt(np.sum(network != other) + 1) / count for other in (rbf, fewer))
+    margin = float(prediction["margin"])
     comparisons = equivalence(
         "accuracy with the NNGP, all digits",
         network.mean(),
-        accuracy,
+        float(prediction["accuracy"]),
         margin,
-        standard_error=most,
+        standard_error=published,
         sample_size=count,
     )
     sign, label = (
@@ -345,8 +346,8 @@ def draw(figure: Figure, evidence: Evidence) -> None:
             sizes * shift, 100 * wrong.mean(axis=1), 100 * error, fmt=MARKERS[i], color=COLOURS[i], label=labels[name]
         )
         history = data["history"].sel(kernel=name).values
-        steps = np.flatnonzero(history)
-        right.plot(steps, history[steps], color=COLOURS[i], linewidth=1)
+        # A run that went on from a checkpoint does not know its first steps.
+        right.plot(np.where(history > 0, history, np.nan), color=COLOURS[i], linewidth=1)
         last = data.sel(kernel=name).isel(size=-1)
         right.plot(
             float(last["steps"]), float(last["residual"].max()), MARKERS[i], color=COLOURS[i], label=labels[name]

@@ -44,6 +44,7 @@ def relative(single, double) -> float:
         (leaky_relu(-0.7), 3, 1.0, 0.1),
         ("erf", 10, 2.0, 0.0),
         ("gelu", 3, 2.0, 0.1),
+        ("erf", 2, 2.0, 1e4),
     ],
 )
 def test_single_precision_is_exact_to_two_parts_in_a_million(activation, depth, weight_variance, bias_variance, rng):
@@ -146,10 +147,9 @@ def test_the_arctangent_and_its_derivative(rng):
 def test_roots_of_single_precision(rng):
     x = np.concatenate([rng.uniform(0, 4, 4000), np.geomspace(1e-30, 1e30, 4000)]).astype(np.float32)
     exact = np.sqrt(x.astype(np.float64))
-    unit = np.finfo(np.float32).eps
     for compiled in (False, True):
         root, inverse = (jax.jit(f)(x) if compiled else f(jnp.asarray(x)) for f in (square_root, inverse_root))
-        np.testing.assert_allclose(root, exact, rtol=2 * unit)
-        np.testing.assert_allclose(inverse, 1 / exact, rtol=2 * unit)
+        np.testing.assert_allclose(root, exact, rtol=3e-7)
+        np.testing.assert_allclose(inverse, 1 / exact, rtol=2.5e-7)
     np.testing.assert_array_equal(square_root(jnp.float32([0.0, -1e-7])), 0.0)
     assert square_root(jnp.float32(2.0)).dtype == jnp.float32
