@@ -29,8 +29,9 @@ from theory.kernels.layerwise import Dense, layerwise_ntk
 
 FEATURES = 784
 INFINITE = (("relu", 3), ("erf", 3), ("gelu", 3), ("relu", 10))
-# Points a side that a slow way is timed on; its time grows with their product.
-FEWER = 32
+# Points a side that a slow way is timed on. Its time grows with their product, or less where a part is overhead: with 8
+# in place of 16 the peer seems twice as slow. With 32 contracted Jacobians take minutes.
+FEWER = 16
 
 
 class Way(NamedTuple):
