@@ -319,14 +319,14 @@ def _smooth(
 
 
 def _erf(a: Float[Array, "m 1"], b: Float[Array, "1 n"], c: Float[Array, "m n"], r: Float[Array, "m n"]):
-    """E[φφ'] = (2/π) arcsin z, z = 2c/√((1+2a)(1+2b)), and E[φ'φ''] = 4/(π√D), D = (1+2a)(1+2b) − 4c²."""
+    """E[φ(u)φ(v)] = (2/π) arcsin 2c/√((1+2a)(1+2b)) and E[φ'(u)φ'(v)] = 4/(π√D), D = (1+2a)(1+2b) − 4c²."""
     i, j = 1.0 + 2.0 * a, 1.0 + 2.0 * b
     determinant = 1.0 + 2.0 * (a + b) + 4.0 * a * b * r
     return (2.0 / math.pi) * _arcsine(2.0 * c, i, j, determinant), (4.0 / math.pi) * inverse_root(determinant)
 
 
 def _gelu(a: Float[Array, "m 1"], b: Float[Array, "1 n"], c: Float[Array, "m n"], r: Float[Array, "m n"]):
-    """As `theory.duals` has them, with D = (1+a)(1+b) − c²."""
+    """The same two for GELU, as `theory.duals` has them, with D = (1+a)(1+b) − c²."""
     i, j = 1.0 + a, 1.0 + b
     minor = a * b * r
     determinant = 1.0 + a + b + minor

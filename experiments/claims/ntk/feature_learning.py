@@ -9,10 +9,10 @@ exponents, those of the kernel included, are derived from the powers of n in eac
 Measured are the root mean square change of a unit's activation in both hidden layers and the relative change of the
 tangent kernel (layers weighed by their rates, Frobenius norm), after some steps at one rate for all widths, divided by
 the root mean square residual at the start, whose scatter they would otherwise follow; and the rate with the least
-geometric mean loss after these steps, found in two passes: on octaves that are the same at all widths, with some of the
-networks, then with all of them on quarters of an octave around the best of these, and between these by the parabola
-through three losses on logarithmic scales. Its error is that of a bootstrap over members; a quartic through five losses
-gives rates larger by 0.02 octaves, at all widths alike.
+geometric mean loss after these steps, found in two passes: on octaves that are the same at all widths, with few of the
+networks, then with many on quarters of an octave around the best of these, and between these by the parabola through
+three losses on logarithmic scales. Its error is that of a bootstrap over members; a quartic through five losses gives
+rates larger by 0.02 octaves, at all widths alike.
 
 Margin: ¼, half the distance between rival exponents of features and rates (0, ½ and 1) and of kernels, where n^-½ is a
 rival of 1/n. Fits model the next order, relatively 1/n: terms of relative order n^-½ are odd in the random signs of the
