@@ -503,3 +503,33 @@ class Attention(_Family):
             sharpness=sharpness,
             readout=readout,
         )
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True, init=False)
+class StandardBiases(_Family):
+    """An architecture whose biases b ~ N(0, σ_b²) are learned as they are, in place of σ_b b with b ~ N(0, 1).
+
+    At initialisation both are one network, and the NNGP kernel is the same. In the tangent kernel a bias counts 1 in
+    place of σ_b², and also where σ_b² = 0: then biases start at 0 and are learned. Weights keep the NTK
+    parametrisation. A finite network in NTK parametrisation does the same with a learning rate of η/σ_b² for its
+    biases; one in standard parametrisation with ησ_w²/fan_in for its weights and η for its biases.
+
+    Args:
+        architecture: any other architecture.
+
+    Raises:
+        ValueError: it is none.
+
+    Source: Sohl-Dickstein et al. 2020, section 2.
+    """
+
+    architecture: "MLP | Convolutional | Residual | LayerNorm | Attention"
+
+    _leaves: ClassVar[tuple[str, ...]] = ("architecture",)
+    _static: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, architecture: "MLP | Convolutional | Residual | LayerNorm | Attention") -> None:
+        if not isinstance(architecture, MLP | Convolutional | Residual | LayerNorm | Attention):
+            raise ValueError(f"architecture must be one without StandardBiases, got {architecture!r}")
+        self._set(architecture=architecture)

@@ -69,6 +69,27 @@ def row_pair(
     return first.astype(dtype), second.astype(dtype)
 
 
+def example_pair(
+    x1: ArrayLike, x2: ArrayLike, names: tuple[str, str] = ("x1", "x2")
+) -> tuple[Float[Array, "n1 ..."], Float[Array, "n2 ..."]]:
+    """Two sets of examples of any one shape: rows of features, images, sequences; of one dtype.
+
+    Raises:
+        ValueError: an example has no axis of its own, the examples have two shapes, or an entry is not finite.
+    """
+    first, second = as_float(x1), as_float(x2)
+    for name, array in zip(names, (first, second), strict=True):
+        if array.ndim < 2:
+            raise ValueError(f"{name} must have shape (examples, ...), got {array.shape}; use x[:, None] for numbers")
+        check_finite(name, array)
+    if first.shape[1:] != second.shape[1:]:
+        raise ValueError(
+            f"{names[0]} and {names[1]} must have examples of one shape, got {first.shape[1:]} and {second.shape[1:]}"
+        )
+    dtype = jnp.result_type(first, second)
+    return first.astype(dtype), second.astype(dtype)
+
+
 def one_or_two(x1: ArrayLike, x2: ArrayLike | None) -> tuple[Float[Array, "n1 d"], Float[Array, "n2 d"] | None]:
     """`row_pair` for a kernel whose second argument may be left out."""
     return (rows("x1", x1), None) if x2 is None else row_pair(x1, x2)

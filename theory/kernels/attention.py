@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from theory.architecture import Attention
 from theory.arrays import ArrayLike, as_float, check_finite
-from theory.kernels.layers import Layer, activate, one_input
+from theory.kernels.layers import Layer, activate, beside, one_input
 from theory.kernels.pair import KernelPair
 
 # Bytes for one block of pairs of sequences, and arrays of a block's size that live at once.
@@ -30,7 +30,12 @@ MEMORY, LIVE = 5e8, 8
 
 
 def attention_kernels(
-    architecture: Attention, x1: ArrayLike, x2: ArrayLike | None = None, *, memory: int | float = MEMORY
+    architecture: Attention,
+    x1: ArrayLike,
+    x2: ArrayLike | None = None,
+    *,
+    memory: int | float = MEMORY,
+    standard: bool = False,
 ) -> KernelPair:
     """NNGP and NTK between the sequences x1 and x2.
 
@@ -41,6 +46,7 @@ def attention_kernels(
         x1: sequences (n1, positions, c).
         x2: sequences (n2, positions, c); by default x1 again, then the diagonal is exact and the result symmetric.
         memory: bytes that the pairs computed at once may take; one sequence of x1 against all of x2 is the least.
+        standard: whether a bias counts 1 in the NTK, in place of σ_b².
 
     Raises:
         ValueError: an input has the wrong shape or entries that are not finite, or `memory` is not positive.
@@ -54,7 +60,7 @@ def attention_kernels(
     dtype = jnp.result_type(first, second)
     first, second = first.astype(dtype), second.astype(dtype)
     row = LIVE * dtype.itemsize * len(second) * first.shape[1] ** 2
-    return _kernels(architecture, min(len(first), max(1, int(memory / row))), x2 is None, first, second)
+    return _kernels(architecture, min(len(first), max(1, int(memory / row))), x2 is None, standard, first, second)
 
 
 def _sequences(name: str, value: ArrayLike) -> Float[Array, "n positions c"]:
@@ -65,16 +71,18 @@ def _sequences(name: str, value: ArrayLike) -> Float[Array, "n positions c"]:
     return array
 
 
-@partial(jax.jit, static_argnums=(1, 2))
+@partial(jax.jit, static_argnums=(1, 2, 3))
 def _kernels(
     architecture: Attention,
     block: int,
     same: bool,
+    standard: bool,
     x1: Float[Array, "n1 positions c"],
     x2: Float[Array, "n2 positions c"],
 ) -> KernelPair:
     """Row by row of x1, in batches of `block`."""
     weight, bias = (jnp.asarray(v, x1.dtype) for v in (architecture.weight_variance, architecture.bias_variance))
+    counts = bias + beside(bias, standard=standard)
     weights2, variances2 = jax.vmap(lambda x: _alone(architecture, x), out_axes=1)(x2)
 
     def row(one: tuple[Array, Array]) -> KernelPair:
@@ -96,16 +104,18 @@ def _kernels(
                 weight * jnp.einsum("ap,jpq,jbq->jab", left, part, right, precision=jax.lax.Precision.HIGHEST)
                 for part in (h.covariance, h.tangent)
             )
-            return (mixed + bias, learned + 2 * mixed + bias), None
+            return (mixed + bias, learned + 2 * mixed + counts), None
 
-        last = jax.lax.scan(step, (start, start), (variances1[:-1], variances2[:-1], weights1, weights2))[0]
+        last = jax.lax.scan(
+            step, (start, start - bias + counts), (variances1[:-1], variances2[:-1], weights1, weights2)
+        )[0]
         h = features(variances1[-1], variances2[-1], *last)
         if architecture.readout == "flatten":
             means = (jnp.mean(jnp.diagonal(part, axis1=1, axis2=2), axis=1) for part in (h.covariance, h.tangent))
         else:
             means = (jnp.mean(part, axis=(1, 2)) for part in (h.covariance, h.tangent))
         covariance, tangent = (weight * mean for mean in means)
-        return KernelPair(covariance + bias, covariance + bias + tangent)
+        return KernelPair(covariance + bias, covariance + counts + tangent)
 
     found = jax.lax.map(row, (x1, jnp.arange(len(x1))), batch_size=block)
     return KernelPair(*(0.5 * (part + part.T) for part in found)) if same else found

@@ -28,7 +28,17 @@ from theory.arrays import ArrayLike, as_float, check_finite
 from theory.determinant import safe_inverse, safe_sqrt
 from theory.gaussian import second_moment
 from theory.kernels.angles import after_layer
-from theory.kernels.layers import IDENTITY, Layer, activate, inputs, is_kinked, normalised, one_input, unit_variance
+from theory.kernels.layers import (
+    IDENTITY,
+    Layer,
+    activate,
+    beside,
+    inputs,
+    is_kinked,
+    normalised,
+    one_input,
+    unit_variance,
+)
 from theory.kernels.pair import KernelPair
 from theory.kernels.sums import Gaps, gaps, sine_of_sum
 
@@ -37,7 +47,12 @@ MEMORY, LIVE = 5e8, 16
 
 
 def convolutional_kernels(
-    architecture: Convolutional | LayerNorm, x1: ArrayLike, x2: ArrayLike | None = None, *, memory: int | float = MEMORY
+    architecture: Convolutional | LayerNorm,
+    x1: ArrayLike,
+    x2: ArrayLike | None = None,
+    *,
+    memory: int | float = MEMORY,
+    standard: bool = False,
 ) -> KernelPair:
     """NNGP and NTK between the images x1 and x2.
 
@@ -47,6 +62,7 @@ def convolutional_kernels(
         x1: images (n1, *space, c), with as many axes of space as the filter has.
         x2: images (n2, *space, c); by default x1 again, then the diagonal is exact and the result symmetric.
         memory: bytes that the pairs computed at once may take; one image of x1 against all of x2 is the least.
+        standard: whether a bias counts 1 in the NTK, in place of σ_b².
 
     Raises:
         ValueError: an input has the wrong shape or entries that are not finite, an image is smaller than the filter
@@ -65,7 +81,7 @@ def convolutional_kernels(
     dtype = jnp.result_type(first, second)
     first, second = first.astype(dtype), second.astype(dtype)
     row = LIVE * dtype.itemsize * len(second) * int(np.prod(first.shape[1:-1]))
-    return _kernels(plain, norm, max(1, int(memory / row)), x2 is None, first, second)
+    return _kernels(plain, norm, max(1, int(memory / row)), x2 is None, standard, first, second)
 
 
 def _images(name: str, value: ArrayLike, architecture: Convolutional) -> Float[Array, "n *space c"]:
@@ -87,12 +103,13 @@ def _images(name: str, value: ArrayLike, architecture: Convolutional) -> Float[A
     return array
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _kernels(
     architecture: Convolutional,
     norm: bool,
     block: int,
     same: bool,
+    standard: bool,
     x1: Float[Array, "n1 *space c"],
     x2: Float[Array, "n2 *space c"],
 ) -> KernelPair:
@@ -102,7 +119,7 @@ def _kernels(
     def rows(chunk: tuple[Array, Array, Array]) -> KernelPair:
         x, variances, who = chunk
         mine = (who[:, None] == jnp.arange(len(x2))) if same else None
-        return _rows(architecture, norm, x, x2, jnp.moveaxis(variances, 0, 1), variances2, mine)
+        return _rows(architecture, norm, standard, x, x2, jnp.moveaxis(variances, 0, 1), variances2, mine)
 
     chunks = _in_blocks((x1, jnp.moveaxis(variances1, 1, 0), number), block)
     found = jax.lax.map(rows, chunks)
@@ -126,6 +143,7 @@ def _in_blocks(arrays: tuple[Array, ...], size: int) -> tuple[Array, ...]:
 def _rows(
     architecture: Convolutional,
     norm: bool,
+    standard: bool,
     x1: Float[Array, "m *space c"],
     x2: Float[Array, "n *space c"],
     variances1: Float[Array, "layers m *space"],
@@ -135,6 +153,7 @@ def _rows(
     """Kernels of a block of x1 with all of x2; `mine` says which pairs are one and the same image."""
     space = x1.shape[1:-1]
     weight, bias = (jnp.asarray(v, x1.dtype) for v in (architecture.weight_variance, architecture.bias_variance))
+    extra = beside(bias, standard=standard)
     lost = architecture.depth if architecture.padding == "valid" else 0
     last = tuple(size - lost * (k - 1) for size, k in zip(space, architecture.filter, strict=True))
 
@@ -145,7 +164,7 @@ def _rows(
         moved = jnp.roll(variances2, shift, axes)
         images = jnp.roll(x2, shift, tuple(axis - 1 for axis in axes))
         own = None if mine is None else jnp.expand_dims(mine & (offset == 0).all(), axes)
-        layer = _convolve(architecture, offset, inputs(x1, images, kinked=is_kinked(architecture.activation)))
+        layer = _convolve(architecture, offset, extra, inputs(x1, images, kinked=is_kinked(architecture.activation)))
 
         def after_activation(layer: Layer, a: Array, b: Array) -> Layer:
             # Variances come from a recursion of their own, which knows nothing of offsets.
@@ -153,7 +172,7 @@ def _rows(
             return activate(architecture.activation, normalised(exact) if norm else exact)
 
         def step(layer: Layer, between: tuple[Array, Array]) -> tuple[Layer, None]:
-            return _convolve(architecture, offset, after_activation(layer, *between)), None
+            return _convolve(architecture, offset, extra, after_activation(layer, *between)), None
 
         a, b = variances1[:, :, None], moved[:, None]
         layer = jax.lax.scan(step, layer, (a[:-1], b[:-1]))[0]
@@ -173,7 +192,7 @@ def _rows(
 
         total, count = jax.lax.scan(add, KernelPair(zero, zero), grid.reshape(-1, len(space)))[0], positions**2
     covariance = weight / count * total.nngp + bias
-    return KernelPair(covariance, covariance + weight / count * total.ntk)
+    return KernelPair(covariance, covariance + extra + weight / count * total.ntk)
 
 
 def _alive(space: tuple[int, ...], last: tuple[int, ...], offset: Array) -> Array:
@@ -211,7 +230,7 @@ def _variances(
     return jnp.concatenate([before, last[None]])
 
 
-def _convolve(architecture: Convolutional, offset: Array, layer: Layer) -> Layer:
+def _convolve(architecture: Convolutional, offset: Array, extra: Array, layer: Layer) -> Layer:
     """The next convolution: means over patches, one axis of space after the other, then weights and biases."""
     space = layer.covariance.shape[2:]
     weight, bias = (
@@ -234,7 +253,7 @@ def _convolve(architecture: Convolutional, offset: Array, layer: Layer) -> Layer
         means = [jnp.broadcast_to(v / positions, covariance.shape) for v in (a, b, covariance)]
         sine2 = after_layer(IDENTITY, means[0], means[1], means[2], sine2, weight, bias)
     # The variances are only placeholders: the caller has them exactly.
-    return Layer(layer.first, layer.second, after, after + weight / positions * tangent, sine2)
+    return Layer(layer.first, layer.second, after, after + extra + weight / positions * tangent, sine2)
 
 
 def _both(first: Array, second: Array, *values: Array) -> tuple[Array, ...]:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from theory.architecture import MLP
-from theory.arrays import ArrayLike, as_float, check_finite, is_traced, row_pair
+from theory.arrays import ArrayLike, as_float, check_finite, is_traced
+from theory.kernels.examples import AnyArchitecture, train_and_test
 from theory.kernels.infinite import nngp, ntk
 
 
@@ -39,7 +39,7 @@ class Draws(NamedTuple):
 
 
 def predict_classifier(
-    architecture: MLP,
+    architecture: AnyArchitecture,
     x_train: ArrayLike,
     y_train: ArrayLike,
     x_test: ArrayLike,
@@ -53,7 +53,7 @@ def predict_classifier(
     """Outputs after training on the cross-entropy, for draws of the outputs at initialisation from the NNGP.
 
     Args:
-        architecture: depth, activation and variances.
+        architecture: an MLP, or another family: its examples then have the shapes that its kernel takes.
         x_train: inputs (n, d).
         y_train: integer labels (n,), or probabilities (n, k).
         x_test: inputs (m, d); the training inputs themselves are allowed.
@@ -72,7 +72,7 @@ def predict_classifier(
 
     Source: Lee et al. 2019, Section 2.2, eqs. (5)–(6), with the sum in place of their mean.
     """
-    train, test = row_pair(x_train, x_test, ("x_train", "x_test"))
+    train, test = train_and_test(architecture, x_train, x_test)
     targets = _targets(y_train, train)
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
@@ -225,7 +225,7 @@ def _descent(
     return jax.vmap(one)(f)
 
 
-def _targets(y_train: ArrayLike, train: Float[Array, "n d"]) -> Float[Array, "n k"]:
+def _targets(y_train: ArrayLike, train: Float[Array, "n ..."]) -> Float[Array, "n k"]:
     y = jnp.asarray(y_train)
     if y.ndim not in (1, 2) or y.shape[0] != train.shape[0]:
         raise ValueError(f"y_train must have shape ({train.shape[0]},) or ({train.shape[0]}, k), got {y.shape}")

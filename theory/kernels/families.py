@@ -12,17 +12,19 @@ from theory.kernels.residual import residual_kernels
 Family = Attention | Convolutional | Residual | LayerNorm
 
 
-def family_kernels(architecture: Family, x1: ArrayLike, x2: ArrayLike | None = None) -> KernelPair:
-    """NNGP and NTK of an architecture other than an MLP.
+def family_kernels(
+    architecture: Family, x1: ArrayLike, x2: ArrayLike | None = None, *, standard: bool = False
+) -> KernelPair:
+    """NNGP and NTK of an architecture other than an MLP; `standard` says how biases count, as in `StandardBiases`.
 
     Raises:
         ValueError: there are no kernels for this type; or as the family's own function says.
     """
     if isinstance(architecture, Attention):
-        return attention_kernels(architecture, x1, x2)
+        return attention_kernels(architecture, x1, x2, standard=standard)
     plain = architecture.architecture if isinstance(architecture, LayerNorm) else architecture
     if isinstance(plain, Convolutional):
-        return convolutional_kernels(architecture, x1, x2)  # pyright: ignore[reportArgumentType] # of this family
+        return convolutional_kernels(architecture, x1, x2, standard=standard)  # pyright: ignore[reportArgumentType] # of this family
     if isinstance(plain, Residual | MLP):
-        return residual_kernels(architecture, x1, x2)  # pyright: ignore[reportArgumentType] # of this family
+        return residual_kernels(architecture, x1, x2, standard=standard)  # pyright: ignore[reportArgumentType] # of this family
     raise ValueError(f"architecture must be a family of theory.architecture, got {type(architecture).__name__}")

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from theory.architecture import MLP, PiecewiseLinear
+from theory.architecture import MLP, PiecewiseLinear, StandardBiases
 from theory.arrays import ArrayLike, one_or_two
-from theory.gaussian import derivative_second_moment, dual_at, dual_derivative_at, second_moment
+from theory.gaussian import derivative_second_moment, second_moment
+from theory.hermite_series import duals
 from theory.kernels.angles import after_layer, gram
 from theory.kernels.families import Family, family_kernels
 from theory.kernels.tiles import is_tiled, tiled
@@ -38,7 +39,9 @@ class SelfKernels(NamedTuple):
     ntk: Float[Array, " n"]
 
 
-def nngp(architecture: MLP | Family, x1: ArrayLike, x2: ArrayLike | None = None) -> Float[Array, "n1 n2"]:
+def nngp(
+    architecture: MLP | Family | StandardBiases, x1: ArrayLike, x2: ArrayLike | None = None
+) -> Float[Array, "n1 n2"]:
     """Covariance of the outputs of the infinitely wide network at initialisation.
 
     For an MLP K_0(x, x') = σ_w² x·x'/d + σ_b² and, for each hidden layer, K_{l+1} = σ_w² E[φ(u)φ(v)] + σ_b² with (u, v)
@@ -58,22 +61,34 @@ def nngp(architecture: MLP | Family, x1: ArrayLike, x2: ArrayLike | None = None)
 
     Source: Lee et al. 2018, eq. (3); Matthews et al. 2018, eq. (5).
     """
-    if not isinstance(architecture, MLP):
-        return family_kernels(architecture, x1, x2).nngp
-    return _kernel(architecture, *one_or_two(x1, x2), tangent=False)
+    plain, _ = _bare(architecture)
+    if not isinstance(plain, MLP):
+        return family_kernels(plain, x1, x2).nngp
+    return _kernel(plain, *one_or_two(x1, x2), tangent=False, standard=False)
 
 
-def ntk(architecture: MLP | Family, x1: ArrayLike, x2: ArrayLike | None = None) -> Float[Array, "n1 n2"]:
+def ntk(
+    architecture: MLP | Family | StandardBiases, x1: ArrayLike, x2: ArrayLike | None = None
+) -> Float[Array, "n1 n2"]:
     """Tangent kernel Θ = Σ_θ ∂f(x)/∂θ ∂f(x')/∂θ of the infinitely wide network, over all weights and biases.
 
     For an MLP Θ_0 = K_0 and Θ_{l+1} = K_{l+1} + σ_w² E[φ'(u)φ'(v)] Θ_l, in the NTK parametrisation: the biases count
-    with their multiplier σ_b. Arguments, result and errors are those of `nngp`.
+    with their multiplier σ_b. Wrapped in `StandardBiases` they count 1: each K_l here has 1 in place of its σ_b².
+    Arguments, result and errors are those of `nngp`.
 
     Source: Jacot et al. 2018, Theorem 1.
     """
-    if not isinstance(architecture, MLP):
-        return family_kernels(architecture, x1, x2).ntk
-    return _kernel(architecture, *one_or_two(x1, x2), tangent=True)
+    plain, standard = _bare(architecture)
+    if not isinstance(plain, MLP):
+        return family_kernels(plain, x1, x2, standard=standard).ntk
+    return _kernel(plain, *one_or_two(x1, x2), tangent=True, standard=standard)
+
+
+def _bare(architecture: MLP | Family | StandardBiases) -> tuple[MLP | Family, bool]:
+    """The architecture, and whether its biases are in standard parametrisation."""
+    if isinstance(architecture, StandardBiases):
+        return architecture.architecture, True
+    return architecture, False
 
 
 class ByDepth(NamedTuple):
@@ -83,7 +98,7 @@ class ByDepth(NamedTuple):
     ntk: Float[Array, "depths n1 n2"]
 
 
-def kernels_by_depth(architecture: MLP, x1: ArrayLike, x2: ArrayLike | None = None) -> ByDepth:
+def kernels_by_depth(architecture: MLP | StandardBiases, x1: ArrayLike, x2: ArrayLike | None = None) -> ByDepth:
     """NNGP and NTK of the networks with 0, 1, …, `architecture.depth` hidden layers, in one pass.
 
     Entry l is the kernel of the architecture with depth l; entry 0 is the linear model's. Arguments,
@@ -93,56 +108,61 @@ def kernels_by_depth(architecture: MLP, x1: ArrayLike, x2: ArrayLike | None = No
         Two arrays of shape (depth + 1, n1, n2), in the inputs' dtype.
     """
     first, second = one_or_two(x1, x2)
+    plain, standard = _bare(architecture)
+    if not isinstance(plain, MLP):
+        raise ValueError(f"architecture must be an MLP, got {type(plain).__name__}; loop over depths with nngp and ntk")
     with jax.enable_x64(True):
         wide = (None if x is None else x.astype(jnp.float64) for x in (first, second))
-        return jax.tree.map(lambda kernel: kernel.astype(first.dtype), _kernels_by_depth(architecture, *wide))
+        return jax.tree.map(lambda kernel: kernel.astype(first.dtype), _kernels_by_depth(plain, *wide, standard))
 
 
-@partial(jax.jit, static_argnames="tangent")
+@partial(jax.jit, static_argnames=("tangent", "standard"))
 def _kernel(
-    architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None, *, tangent: bool
+    architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None, *, tangent: bool, standard: bool
 ) -> Float[Array, "n1 n2"]:
     """One of the two kernels, to the precision of the inputs' dtype."""
     if not is_tiled(architecture, x1, x2):
-        return _dense(architecture, x1, x2, tangent)
+        return _dense(architecture, x1, x2, tangent, standard)
 
     def exact(left: Array, right: Array) -> Array:
-        return _dense(architecture, left, right, tangent)
+        return _dense(architecture, left, right, tangent, standard)
 
     # The tiles go round a loop that has no reverse derivative, and their polynomials have none to trust.
     @jax.custom_jvp
     def whole(a: MLP, first: Array, second: Array | None) -> Array:
-        return tiled(a, first, second, exact, tangent=tangent)
+        return tiled(a, first, second, exact, tangent=tangent, standard=standard)
 
     @whole.defjvp
     def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-        return jax.jvp(lambda a, first, second: _dense(a, first, second, tangent), primals, tangents)
+        return jax.jvp(lambda a, first, second: _dense(a, first, second, tangent, standard), primals, tangents)
 
     return whole(architecture, x1, x2)
 
 
 def _dense(
-    architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None, tangent: bool
+    architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None, tangent: bool, standard: bool
 ) -> Float[Array, "n1 n2"]:
     """All pairs at once, in double precision whatever the dtype: an angle loses half the digits of a product."""
     with jax.enable_x64(True):
         first, second = (None if x is None else x.astype(jnp.float64) for x in (x1, x2))
-        kernels = _kernels(architecture, first, second)
+        kernels = _kernels(architecture, first, second, standard)
         return (kernels.ntk if tangent else kernels.nngp).astype(x1.dtype)
 
 
-@jax.jit
-def _kernels(architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None) -> Kernels:
+@partial(jax.jit, static_argnums=3)
+def _kernels(architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None, standard: bool) -> Kernels:
     """All kernels of the output layer; compiled once for a depth, an activation and the shapes."""
-    start, layer = _recursion(architecture, x1, x2)
+    start, layer = _recursion(architecture, x1, x2, standard)
     # A scan compiles one layer whatever the depth.
     last: Kernels = jax.lax.scan(lambda kernels, _: (layer(kernels), None), start, None, length=architecture.depth)[0]
     return last if x2 is not None else last._replace(nngp=_symmetric(last.nngp), ntk=_symmetric(last.ntk))
 
 
-@jax.jit
-def _kernels_by_depth(architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None) -> ByDepth:
-    start, layer = _recursion(architecture, x1, x2)
+@partial(jax.jit, static_argnums=3)
+def _kernels_by_depth(
+    architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None, standard: bool
+) -> ByDepth:
+    start, layer = _recursion(architecture, x1, x2, standard)
 
     def step(kernels: Kernels, _: None) -> tuple[Kernels, ByDepth]:
         return layer(kernels), ByDepth(kernels.nngp, kernels.ntk)
@@ -159,11 +179,13 @@ def _symmetric(matrices: Float[Array, "*depths n n"]) -> Float[Array, "*depths n
 
 
 def _recursion(
-    architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None
+    architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None, standard: bool
 ) -> tuple[Kernels, Callable[[Kernels], Kernels]]:
     """The kernels before the first hidden layer, and the map from one layer to the next."""
     weight_variance = jnp.asarray(architecture.weight_variance, x1.dtype)
     bias_variance = jnp.asarray(architecture.bias_variance, x1.dtype)
+    # What biases add to Θ beside their share in K.
+    learned = 1.0 - bias_variance if standard else jnp.zeros_like(bias_variance)
     activation = architecture.activation
     slopes = activation.function
     kinked = isinstance(slopes, PiecewiseLinear) and slopes.negative != slopes.positive
@@ -171,7 +193,7 @@ def _recursion(
     def self_step(kernels: SelfKernels) -> SelfKernels:
         variance = weight_variance * second_moment(activation, kernels.nngp) + bias_variance
         slope = weight_variance * derivative_second_moment(activation, kernels.nngp)
-        return SelfKernels(variance, variance + slope * kernels.ntk)
+        return SelfKernels(variance, variance + learned + slope * kernels.ntk)
 
     def with_diagonal(matrix: Array, diagonal: Array | float) -> Array:
         return jnp.where(jnp.eye(*matrix.shape, dtype=bool), diagonal, matrix) if x2 is None else matrix
@@ -185,22 +207,26 @@ def _recursion(
         )
 
     def layer(kernels: Kernels) -> Kernels:
-        a, b = jnp.broadcast_arrays(kernels.rows.nngp[:, None], kernels.columns.nngp[None, :])
+        a, b = kernels.rows.nngp[:, None], kernels.columns.nngp[None, :]
         c, r = kernels.nngp, kernels.sine2
-        covariance = weight_variance * dual_at(activation, a, b, c, r) + bias_variance
-        tangent = covariance + weight_variance * dual_derivative_at(activation, a, b, c, r) * kernels.ntk
+        dual, slope = duals(activation, a, b, c, r)
+        covariance = weight_variance * dual + bias_variance
+        tangent = covariance + learned + weight_variance * slope * kernels.ntk
         rows = self_step(kernels.rows)
         columns = rows if x2 is None else self_step(kernels.columns)
         sine2 = None
         if r is not None and isinstance(slopes, PiecewiseLinear):
-            sine2 = after_layer(slopes, a, b, c, r, weight_variance, bias_variance)
+            wide = jnp.broadcast_arrays(a, b)
+            sine2 = after_layer(slopes, wide[0], wide[1], c, r, weight_variance, bias_variance)
         return exact(Kernels(covariance, tangent, rows, columns, sine2))
 
-    return exact(_input_kernels(weight_variance, bias_variance, x1, x2, kinked)), layer
+    return exact(_input_kernels(weight_variance, bias_variance, learned, x1, x2, kinked)), layer
 
 
-def _input_kernels(weight_variance: Array, bias_variance: Array, x1: Array, x2: Array | None, kinked: bool) -> Kernels:
-    """K_0 = Θ_0 = σ_w² x·x'/d + σ_b²."""
+def _input_kernels(
+    weight_variance: Array, bias_variance: Array, learned: Array, x1: Array, x2: Array | None, kinked: bool
+) -> Kernels:
+    """K_0 = σ_w² x·x'/d + σ_b² and Θ_0, which is the same up to what biases add."""
     if kinked:
         first, second, inner, sine2 = gram(x1, x2)
         a, b = jnp.broadcast_arrays(first[:, None], second[None])
@@ -211,5 +237,5 @@ def _input_kernels(weight_variance: Array, bias_variance: Array, x1: Array, x2: 
         inner = jnp.matmul(x1, other.T, precision=jax.lax.Precision.HIGHEST) / x1.shape[1]
         first, second = (jnp.mean(x * x, axis=1) for x in (x1, other))
     covariance, variance1, variance2 = (weight_variance * q + bias_variance for q in (inner, first, second))
-    rows, columns = SelfKernels(variance1, variance1), SelfKernels(variance2, variance2)
-    return Kernels(covariance, covariance, rows, columns, sine2)
+    rows, columns = (SelfKernels(variance, variance + learned) for variance in (variance1, variance2))
+    return Kernels(covariance, covariance + learned, rows, columns, sine2)

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 from theory.activations import Activation, PiecewiseLinear
 from theory.determinant import safe_inverse, safe_sqrt
-from theory.gaussian import dual_at, dual_derivative_at, second_moment
+from theory.gaussian import second_moment
+from theory.hermite_series import duals
 from theory.kernels.angles import after_layer
 from theory.kernels.sums import Gaps, gaps, sine_of_sum
 
@@ -57,6 +58,11 @@ def inputs(x1: Float[Array, "m *space c"], x2: Float[Array, "n *space c"], *, ki
     return Layer(a, b, covariance, tangent, sine2)
 
 
+def beside(bias: Array, *, standard: bool) -> Array:
+    """What a bias adds to Θ beside its share σ_b² in K: 1 − σ_b² in standard parametrisation, 0 in that of the NTK."""
+    return 1.0 - bias if standard else jnp.zeros_like(bias)
+
+
 def one_input(layer: Layer, own: Array | None) -> Layer:
     """The layer with its exact diagonal where `own` says that both inputs are one and the same."""
     if own is None:
@@ -83,8 +89,8 @@ def activate(activation: Activation, layer: Layer) -> Layer:
     shape, slopes = layer.covariance.shape, activation.function
     a, b = (jnp.broadcast_to(v, shape) for v in (layer.first, layer.second))
     c, r = layer.covariance, layer.sine2
-    covariance = dual_at(activation, a, b, c, r)
-    tangent = dual_derivative_at(activation, a, b, c, r) * layer.tangent
+    covariance, slope = duals(activation, layer.first, layer.second, c, r)
+    tangent = slope * layer.tangent
     sine2 = None
     if r is not None and isinstance(slopes, PiecewiseLinear):
         sine2 = after_layer(slopes, a, b, c, r, jnp.ones((), c.dtype), jnp.zeros((), c.dtype))
@@ -93,15 +99,15 @@ def activate(activation: Activation, layer: Layer) -> Layer:
     )
 
 
-def affine(layer: Layer, weight: Array, bias: Array, *, learned: bool = True) -> Layer:
-    """σ_w² K + σ_b² and σ_w² (K + Θ) + σ_b²; with learned=False only Θ below is counted, σ_w² Θ."""
+def affine(layer: Layer, weight: Array, bias: Array, extra: Array) -> Layer:
+    """σ_w² K + σ_b² and σ_w² (K + Θ) + σ_b² + extra."""
     covariance = weight * layer.covariance + bias
     sine2 = layer.sine2
     if sine2 is not None:
         a, b = (jnp.broadcast_to(v, covariance.shape) for v in (layer.first, layer.second))
         sine2 = after_layer(IDENTITY, a, b, layer.covariance, sine2, weight, bias)
     first, second = (weight * v + bias for v in (layer.first, layer.second))
-    tangent = weight * layer.tangent + (covariance if learned else 0.0)
+    tangent = weight * layer.tangent + covariance + extra
     return Layer(first, second, covariance, tangent, sine2)
 
 

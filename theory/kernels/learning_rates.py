@@ -11,15 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from theory.architecture import MLP
-from theory.arrays import ArrayLike, as_float, is_traced, rows
+from theory.arrays import ArrayLike, as_float, is_traced
+from theory.kernels.examples import AnyArchitecture, train_and_test
 from theory.kernels.infinite import ntk
 
 Loss = Literal["sum", "mean"]
 
 
 def maximal_learning_rate(
-    architecture: MLP, x_train: ArrayLike, *, momentum: float = 0.0, loss: Loss | str = "sum", outputs: int = 1
+    architecture: AnyArchitecture,
+    x_train: ArrayLike,
+    *,
+    momentum: float = 0.0,
+    loss: Loss | str = "sum",
+    outputs: int = 1,
 ) -> Float[Array, ""]:
     """The learning rate below which full-batch gradient descent on the squared loss converges: 2 (1 + β)/λ_max.
 
@@ -28,7 +33,7 @@ def maximal_learning_rate(
     where η counts only as η/(nk).
 
     Args:
-        architecture: depth, activation and variances.
+        architecture: an MLP, or another family: its examples then have the shapes that its kernel takes.
         x_train: inputs (n, d).
         momentum: β of the heavy ball v ← βv + ∇L, θ ← θ − ηv.
         loss: "sum" for ½ Σ (f − y)², "mean" for the mean over examples and outputs in place of the sum.
@@ -42,7 +47,7 @@ def maximal_learning_rate(
 
     Source: Lee et al. 2019, Section 2.2; with momentum Polyak 1964.
     """
-    train = rows("x_train", x_train)
+    train, _ = train_and_test(architecture, x_train, x_train)
     factor = _examples_in_mean(loss, train.shape[0], outputs)
     _check_momentum(momentum)
     return factor * 2 * (1 + momentum) / jnp.linalg.eigvalsh(ntk(architecture, train))[-1]

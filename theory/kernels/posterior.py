@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from theory.architecture import MLP
-from theory.arrays import ArrayLike, as_float, check_finite, is_traced, row_pair
+from theory.arrays import ArrayLike, as_float, check_finite, is_traced
+from theory.kernels.examples import AnyArchitecture, train_and_test
 from theory.kernels.infinite import nngp
 from theory.kernels.prediction import Prediction, eigendecomposition
 from theory.kernels.trust import warn_if_unresolved
 
 
 def nngp_posterior(
-    architecture: MLP, x_train: ArrayLike, y_train: ArrayLike, x_test: ArrayLike, *, noise: ArrayLike = 0.0
+    architecture: AnyArchitecture, x_train: ArrayLike, y_train: ArrayLike, x_test: ArrayLike, *, noise: ArrayLike = 0.0
 ) -> Prediction:
     """Posterior of the outputs under y = f(x) + ε, ε ~ N(0, noise), with f a Gaussian process of covariance K (NNGP).
 
@@ -30,7 +30,7 @@ def nngp_posterior(
     in which K + σ² is below n·ε·λ_max, ε the rounding error of the dtype, are left out.
 
     Args:
-        architecture: depth, activation and variances.
+        architecture: an MLP, or another family: its examples then have the shapes that its kernel takes.
         x_train: inputs (n, d).
         y_train: targets (n,) or (n, k).
         x_test: inputs (m, d); the training inputs themselves are allowed.
@@ -48,7 +48,7 @@ def nngp_posterior(
     Source: Lee et al. 2018, eqs. (8)–(9); Matthews et al. 2018. Last layer: Lee et al. 2019, Section 2.3.1 (with the
     sum in place of their mean in the loss). Langevin: Welling & Teh 2011.
     """
-    train, test = row_pair(x_train, x_test, ("x_train", "x_test"))
+    train, test = train_and_test(architecture, x_train, x_test)
     y = as_float(y_train)
     if y.ndim not in (1, 2) or y.shape[0] != train.shape[0]:
         raise ValueError(f"y_train must have shape ({train.shape[0]},) or ({train.shape[0]}, k), got {y.shape}")

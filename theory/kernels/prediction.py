@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from theory.architecture import MLP
-from theory.arrays import ArrayLike, as_float, check_finite, is_traced, row_pair
+from theory.arrays import ArrayLike, as_float, check_finite, is_traced
+from theory.kernels.examples import AnyArchitecture, train_and_test
 from theory.kernels.infinite import nngp, ntk
 from theory.kernels.learning_rates import time_of
 from theory.kernels.trust import warn_if_unresolved
@@ -29,7 +29,7 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    architecture: MLP,
+    architecture: AnyArchitecture,
     x_train: ArrayLike,
     y_train: ArrayLike,
     x_test: ArrayLike,
@@ -44,7 +44,7 @@ def predict(
     networks trained to the end; it is not the NNGP posterior, where A = K* K⁻¹.
 
     Args:
-        architecture: depth, activation and variances.
+        architecture: an MLP, or another family: its examples then have the shapes that its kernel takes.
         x_train: inputs (n, d).
         y_train: targets (n,) or (n, k).
         x_test: inputs (m, d); the training inputs themselves are allowed.
@@ -65,7 +65,7 @@ def predict(
 
     Source: Lee et al. 2019, Section 2.2, eqs. (13)–(15), with the sum in place of their mean in the loss.
     """
-    train, test = row_pair(x_train, x_test, ("x_train", "x_test"))
+    train, test = train_and_test(architecture, x_train, x_test)
     y = as_float(y_train)
     if y.ndim not in (1, 2) or y.shape[0] != train.shape[0]:
         raise ValueError(f"y_train must have shape ({train.shape[0]},) or ({train.shape[0]}, k), got {y.shape}")
@@ -76,7 +76,7 @@ def predict(
 
 
 def response(
-    architecture: MLP,
+    architecture: AnyArchitecture,
     x_train: ArrayLike,
     x_test: ArrayLike,
     *,
@@ -99,7 +99,7 @@ def response(
     Returns:
         A_t (*times, m, n), for `time` of shape (*times).
     """
-    train, test = row_pair(x_train, x_test, ("x_train", "x_test"))
+    train, test = train_and_test(architecture, x_train, x_test)
     times = _checked_times(time, learning_rate).astype(train.dtype)
     _check_momentum(momentum, learning_rate)
     eigenvalues, vectors = eigendecomposition(ntk(architecture, train))

@@ -21,17 +21,20 @@ from jaxtyping import Array, Float
 
 from theory.architecture import MLP, LayerNorm, Residual
 from theory.arrays import ArrayLike, one_or_two
-from theory.kernels.layers import Layer, activate, added, affine, inputs, is_kinked, normalised, one_input
+from theory.kernels.layers import Layer, activate, added, affine, beside, inputs, is_kinked, normalised, one_input
 from theory.kernels.pair import KernelPair
 
 
-def residual_kernels(architecture: Residual | LayerNorm, x1: ArrayLike, x2: ArrayLike | None = None) -> KernelPair:
+def residual_kernels(
+    architecture: Residual | LayerNorm, x1: ArrayLike, x2: ArrayLike | None = None, *, standard: bool = False
+) -> KernelPair:
     """NNGP and NTK of a residual network, or of one (or an MLP) with layer norms.
 
     Args:
         architecture: the variances may be traced.
         x1: inputs (n1, d).
         x2: inputs (n2, d); by default x1 again, then the diagonal is exact and the result symmetric.
+        standard: whether a bias counts 1 in the NTK, in place of σ_b².
 
     Raises:
         ValueError: an input is no matrix, has entries that are not finite, or the features do not match; or the
@@ -41,21 +44,26 @@ def residual_kernels(architecture: Residual | LayerNorm, x1: ArrayLike, x2: Arra
     if not isinstance(plain, MLP | Residual):
         raise ValueError(f"architecture must be fully connected, got {type(plain).__name__}")
     first, second = one_or_two(x1, x2)
-    return _kernels(plain, isinstance(architecture, LayerNorm), first, second)
+    return _kernels(plain, isinstance(architecture, LayerNorm), standard, first, second)
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(jax.jit, static_argnums=(1, 2))
 def _kernels(
-    architecture: MLP | Residual, norm: bool, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None
+    architecture: MLP | Residual,
+    norm: bool,
+    standard: bool,
+    x1: Float[Array, "n1 d"],
+    x2: Float[Array, "n2 d"] | None,
 ) -> KernelPair:
     weight, bias = (jnp.asarray(v, x1.dtype) for v in (architecture.weight_variance, architecture.bias_variance))
+    extra = beside(bias, standard=standard)
     own = jnp.eye(len(x1), dtype=bool) if x2 is None else None
-    start = affine(inputs(x1, x1 if x2 is None else x2, kinked=is_kinked(architecture.activation)), weight, bias)
+    start = affine(inputs(x1, x1 if x2 is None else x2, kinked=is_kinked(architecture.activation)), weight, bias, extra)
 
     def dense(layer: Layer, scale: Array) -> Layer:
         exact = one_input(layer, own)
         features = activate(architecture.activation, normalised(exact) if norm else exact)
-        return affine(features, scale * weight, scale * bias)
+        return affine(features, scale * weight, scale * bias, scale * extra)
 
     def block(layer: Layer, _: None) -> tuple[Layer, None]:
         if isinstance(architecture, MLP):

@@ -94,6 +94,7 @@ def tiled(
     exact: Exact,
     *,
     tangent: bool,
+    standard: bool = False,
 ) -> Float[Array, "n1 n2"]:
     """The NNGP kernel, or the tangent kernel where `tangent`, in single precision.
 
@@ -103,15 +104,17 @@ def tiled(
         x2: inputs, float32; by default x1 again, then the diagonal is exact and the result symmetric.
         exact: the same kernel of any two sets of inputs in float64.
         tangent: which kernel.
+        standard: whether biases count 1 in the tangent kernel, in place of σ_b².
     """
     n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
-    first, diagonal = _points(architecture, x1, tangent)
-    second = first if x2 is None else _points(architecture, x2, tangent)[0]
+    first, diagonal = _points(architecture, x1, tangent, standard)
+    second = first if x2 is None else _points(architecture, x2, tangent, standard)[0]
     side1, side2 = min(SIDE, n1), min(SIDE, n2)
 
     def body(step: Int[Array, ""], out: Float[Array, "n1 n2"]) -> Float[Array, "n1 n2"]:
         i, j = starts[step, 0], starts[step, 1]
-        block = _tile(architecture, first.tile(i, side1), second.tile(j, side2), i - j, x2 is None, exact, tangent)
+        left, right = first.tile(i, side1), second.tile(j, side2)
+        block = _tile(architecture, left, right, i - j, x2 is None, exact, tangent, standard)
         if x2 is None:
             # Rounding may depend on the order of the arguments.
             block = jax.lax.cond(i == j, lambda b: 0.5 * (b + b.T), lambda b: b, block)
@@ -128,11 +131,14 @@ def tiled(
     return out
 
 
-def _points(architecture: MLP, x: Float[Array, "n d"], tangent: bool) -> tuple[_Points, Float[Array, " n"]]:
+def _points(
+    architecture: MLP, x: Float[Array, "n d"], tangent: bool, standard: bool
+) -> tuple[_Points, Float[Array, " n"]]:
     """The inputs prepared, and the kernel of each with itself."""
     with jax.enable_x64(True):
         weight = jnp.asarray(architecture.weight_variance, jnp.float64)
         bias = jnp.asarray(architecture.bias_variance, jnp.float64)
+        learned = 1.0 - bias if standard else 0.0
         activation = architecture.activation
         wide = x.astype(jnp.float64)
         square = jnp.mean(wide * wide, axis=1)
@@ -140,10 +146,11 @@ def _points(architecture: MLP, x: Float[Array, "n d"], tangent: bool) -> tuple[_
         def layer(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
             variance, theta = carry
             after = weight * second_moment(activation, variance) + bias
-            return (after, after + weight * derivative_second_moment(activation, variance) * theta), variance
+            slope = weight * derivative_second_moment(activation, variance)
+            return (after, after + learned + slope * theta), variance
 
         start = weight * square + bias
-        (variance, theta), before = jax.lax.scan(layer, (start, start), None, length=architecture.depth)
+        (variance, theta), before = jax.lax.scan(layer, (start, start + learned), None, length=architecture.depth)
         variances = jnp.concatenate([before, variance[None]])
         norm = jnp.sqrt(jnp.where(square > 0, square, 1.0) * x.shape[1])
         unit = (wide / norm[:, None]).astype(jnp.float32)
@@ -161,6 +168,7 @@ def _tile(
     same: bool,
     exact: Exact,
     tangent: bool,
+    standard: bool,
 ) -> Float[Array, "m n"]:
     """The kernel of one tile; `offset` is how many rows the right inputs start before the left ones."""
     cosine = _product(left.unit, right.unit)
@@ -172,13 +180,16 @@ def _tile(
         scale1, scale2 = _inverse(left.roots[0]), _inverse(right.roots[0])
         first = (left.start * scale1)[:, None] * (right.start * scale2)[None] * cosine
         near = near | (jnp.abs(first + bias * (scale1[:, None] * scale2[None])) > NEAR)
+    elif standard:
+        # Where nothing but learned biases is left, there is no √K(x, x) to divide by.
+        near = near | (left.roots[0] == 0)[:, None] | (right.roots[0] == 0)[None]
     if same:  # an input and itself are no pair: the diagonal is known
         near = near & (jnp.arange(cosine.shape[0])[:, None] + offset != jnp.arange(cosine.shape[1])[None])
     count = jnp.sum(near)
     layers = _kinked if kinked else _smooth
 
     def fast(left: _Points, right: _Points, cosine: Array, near: Array) -> Array:
-        return layers(architecture, left, right, cosine, tangent)
+        return layers(architecture, left, right, cosine, tangent, standard)
 
     def mixed(left: _Points, right: _Points, cosine: Array, near: Array) -> Array:
         return _with_pairs(fast(left, right, cosine, near), near, left.x, right.x, exact)
@@ -228,7 +239,7 @@ def _with_pairs(
 
 
 def _kinked(
-    architecture: MLP, left: _Points, right: _Points, cosine: Float[Array, "m n"], tangent: bool
+    architecture: MLP, left: _Points, right: _Points, cosine: Float[Array, "m n"], tangent: bool, standard: bool
 ) -> Float[Array, "m n"]:
     """Piecewise linear activations, by 1 − ρ and 1 + ρ from layer to layer.
 
@@ -256,6 +267,12 @@ def _kinked(
         v1, v2 = (bias * _inverse(root1))[:, None], (bias * _inverse(root2))[None]
         return u1 * u2 * minus + 0.5 * ((u1 - u2) ** 2 + (v1 - v2) ** 2)
 
+    def counted(minus: Array, root1: Array, root2: Array) -> Array:
+        """What a dense layer's own weights and biases contribute."""
+        if not standard:
+            return 1.0 - minus
+        return (1.0 - minus) + (1.0 - bias * bias) * (_inverse(root1)[:, None] * _inverse(root2)[None])
+
     def layer(carry: tuple[Array, Array], roots: tuple[Array, Array, Array, Array]):
         minus, theta = carry
         root1, root2, next1, next2 = roots
@@ -273,14 +290,15 @@ def _kinked(
             # E[φ'φ'] = [(α² + β²)(π − θ) + 2αβ θ]/2π.
             turned = difference / (2.0 * math.pi) * psi
             slope = jnp.where(acute, 0.5 * squares - turned, slopes.negative * slopes.positive + turned)
-            theta = (1.0 - minus) + slope * theta * (kept1[:, None] * kept2[None])
+            theta = counted(minus, next1, next2) + slope * theta * (kept1[:, None] * kept2[None])
         return (minus, theta), None
 
     # The first dense layer: J = ρ and g = σ_w², with the inputs' own lengths in place of √a.
     first1, first2 = (p.start * _inverse(p.roots[0]) for p in (left, right))
     minus = dense(first1, first2, left.roots[0], right.roots[0], 1.0 - cosine)
     steps = left.roots[:-1], right.roots[:-1], left.roots[1:], right.roots[1:]
-    (minus, theta), _ = jax.lax.scan(layer, (minus, 1.0 - minus), steps, unroll=min(max(architecture.depth, 1), UNROLL))
+    start = minus, counted(minus, left.roots[0], right.roots[0])
+    (minus, theta), _ = jax.lax.scan(layer, start, steps, unroll=min(max(architecture.depth, 1), UNROLL))
     return (theta if tangent else 1.0 - minus) * (left.roots[-1][:, None] * right.roots[-1][None])
 
 
@@ -289,12 +307,13 @@ def _inverse(x: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 def _smooth(
-    architecture: MLP, left: _Points, right: _Points, cosine: Float[Array, "m n"], tangent: bool
+    architecture: MLP, left: _Points, right: _Points, cosine: Float[Array, "m n"], tangent: bool, standard: bool
 ) -> Float[Array, "m n"]:
     """Any other activation with a dual in closed form, by its covariances."""
     function = architecture.activation
     weight = jnp.asarray(architecture.weight_variance, jnp.float32)
     bias = jnp.asarray(architecture.bias_variance, jnp.float32)
+    learned = 1.0 - bias if standard else jnp.zeros_like(bias)
     duals = _DUALS.get(function.function)
 
     def layer(carry: tuple[Array, Array], roots: tuple[Array, Array]):
@@ -309,11 +328,14 @@ def _smooth(
         else:
             dual, slope = duals(a, b, c, r)
         after = weight * dual + bias
-        return (after, after + weight * slope * theta if tangent else theta), None
+        return (after, after + learned + weight * slope * theta if tangent else theta), None
 
     start = left.start[:, None] * right.start[None] * cosine + bias
     (covariance, theta), _ = jax.lax.scan(
-        layer, (start, start), (left.roots[:-1], right.roots[:-1]), unroll=min(max(architecture.depth, 1), UNROLL)
+        layer,
+        (start, start + learned),
+        (left.roots[:-1], right.roots[:-1]),
+        unroll=min(max(architecture.depth, 1), UNROLL),
     )
     return theta if tangent else covariance
 

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from theory.architecture import MLP
-from theory.kernels import nngp, ntk, predict, response
+from theory.architecture import MLP, Convolutional
+from theory.kernels import (
+    maximal_learning_rate,
+    nngp,
+    nngp_posterior,
+    ntk,
+    predict,
+    predict_classifier,
+    response,
+)
 from theory.kernels.neural_tangents import nt
 
 MODEL = MLP(2, "erf", 1.5, 0.1)
@@ -157,3 +165,22 @@ def test_wrong_arguments_are_refused(data, change, message):
     arguments = {"x_train": data[0], "y_train": data[1], "x_test": data[2], "time": 1.0, **change}
     with pytest.raises(ValueError, match=message):
         predict(MODEL, **arguments)
+
+
+def test_images_are_predicted_like_rows(rng):
+    """On images of one position a convolution is a dense layer: the law is that of the MLP, to the last digits."""
+    x, y, x_test = rng.normal(size=(6, 3)), rng.normal(size=(6, 2)), rng.normal(size=(4, 3))
+    images, new = x[:, None, :], x_test[:, None, :]
+    net = Convolutional(2, "erf", 1.5, 0.1, filter=(1,))
+    for law in (
+        lambda model, a, b: predict(model, a, y, b, time=TIMES),
+        lambda model, a, b: nngp_posterior(model, a, y, b, noise=0.1),
+        lambda model, a, b: predict_classifier(
+            model, a, np.array([0, 1, 2, 0, 1, 2]), b, time=1.0, draws=3, key=jax.random.key(0)
+        ),
+    ):
+        for ours, expected in zip(law(net, images, new), law(MODEL, x, x_test), strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-8, atol=1e-11)
+    np.testing.assert_allclose(maximal_learning_rate(net, images), maximal_learning_rate(MODEL, x), rtol=1e-12)
+    with pytest.raises(ValueError, match="x_train and x_test must have examples of one shape"):
+        predict(net, images, y, x_test[:, None, :2], time=1.0)
