@@ -169,7 +169,8 @@ def members(
     leaves = jax.tree.leaves(state.params)
     size = sum(leaf.size for leaf in leaves) // count
     examples = _examples(data, "data" in per_member) if method.batch_size is None else method.batch_size
-    group, batch, step_seconds = plan(size, leaves[0].dtype.itemsize, examples, count, call_seconds)
+    widest = max(np.shape(leaf)[-1] if np.ndim(leaf) > 1 else 1 for leaf in leaves)
+    group, batch, step_seconds = plan(size, widest, leaves[0].dtype.itemsize, examples, count, call_seconds)
 
     def train_group(first: int) -> tuple[State, Any]:
         part_state, part = _rows((state, mapped), first, min(group, count - first), count)
@@ -203,7 +204,12 @@ def members(
     return Result(schedule, values, report, np.asarray(state.diverged), state)
 
 
-@partial(jax.jit, static_argnames=("objective", "record", "batch"))
+# Without it XLA copies every weight matrix in every step of a loop on CPUs, for fear that the update of its place comes
+# before the last product with it.
+_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
+
+
+@partial(jax.jit, static_argnames=("objective", "record", "batch"), compiler_options=_OPTIONS)
 def _advance(
     objective: Objective,
     record: Record,

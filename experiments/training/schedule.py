@@ -11,10 +11,12 @@ import numpy as np
 
 # Bytes of parameters that one call may hold; gradients, optimiser variables and copies come on top, some four times.
 MEMORY = 2**30
-# On a CPU members are vmapped only where the operations of one are so small (flops in a step) that starting them costs
-# as much as doing them, and then as many as stay in the cache together; else one follows the other inside the program.
-# `experiments/benchmarks/training.py` shows both regimes. An accelerator takes a whole group at once.
-SMALL_FLOPS, BATCH_FLOPS = 5e5, 1e7
+# On a CPU members are vmapped only where the operations of one are small (flops in a step), so that starting them costs
+# as much as doing them; else one follows the other inside the program. As many go together as have so many entries in
+# the pre-activations of their widest layer: with 30 to 50 thousand the programs of XLA are fastest, with half and with
+# twice as many they take half as long again. `experiments/benchmarks/training.py` shows both regimes. An accelerator
+# takes a whole group at once.
+SMALL_FLOPS, BATCH_ENTRIES = 2e6, 48 * 1024
 # A speed that every machine reaches, to choose the first stretch before anything is measured.
 SLOW_FLOPS, OVERHEAD_SECONDS = 2e9, 5e-5
 # A stretch grows at most so much over the one before: a short call may have been lucky.
@@ -29,11 +31,12 @@ class Plan(NamedTuple):
     step_seconds: float
 
 
-def plan(parameters: int, itemsize: int, examples: int, members: int, call_seconds: float) -> Plan:
+def plan(parameters: int, widest: int, itemsize: int, examples: int, members: int, call_seconds: float) -> Plan:
     """Cut the members into groups that fit in memory and whose single step fits in one call.
 
     Args:
         parameters: of one member; `itemsize`: bytes of each.
+        widest: most units in a layer of it.
         examples: in one step.
         members: how many in all.
         call_seconds: what a call aims at.
@@ -43,19 +46,19 @@ def plan(parameters: int, itemsize: int, examples: int, members: int, call_secon
     step_seconds = flops / SLOW_FLOPS + OVERHEAD_SECONDS
     limit = min(members, int(MEMORY / (parameters * itemsize)), int(call_seconds / step_seconds))
     group = _even(members, max(limit, 1))
-    together = BATCH_FLOPS / flops if flops < SMALL_FLOPS else 1
+    together = BATCH_ENTRIES / (examples * widest) if flops < SMALL_FLOPS else 1
     batch = group if jax.default_backend() != "cpu" else _even(group, max(int(together), 1))
     return Plan(group, batch, step_seconds * group)
 
 
 def _even(total: int, limit: int) -> int:
-    """A part size of at most `limit`, the largest that divides the total unless that halves it.
+    """A part size of at most `limit`, the largest that divides the total unless that is less than two thirds of it.
 
     A remainder would be a second shape to compile.
     """
     limit = min(limit, total)
     divisor = max(size for size in range(1, limit + 1) if total % size == 0)
-    return divisor if 2 * divisor > limit else limit
+    return divisor if 3 * divisor >= 2 * limit else limit
 
 
 def drive(

@@ -29,9 +29,9 @@ import xarray as xr
 from jaxtyping import Array, Float, Key
 
 from experiments.claim import Assumption, Cell, Claim, Evidence, Rival
-from experiments.data import load, normalise
 from experiments.linearisation import linearised_descent, tangent_kernel
 from experiments.networks import Network, Params, init_members, network
+from experiments.ten_digits import CLASSES, ten_digits
 from experiments.training import GradientDescent, Outputs, SquaredError, members
 from experiments.verdict import Verdict, decide, exponent
 from theory.architecture import MLP
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 # σ_w² = 1 keeps the outputs at the start (variance ½) below the targets' scale; biases are small but there.
 ARCHITECTURE = MLP(2, "erf", weight_variance=1.0, bias_variance=0.1)
-CLASSES = 10
 GAPS = ("linearised", "infinite")
 
 
@@ -93,15 +92,9 @@ def datasets(config: Config) -> tuple[str, ...]:
 
 
 def task(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The first images of each digit, training images before test images, and targets (one-hot less 1/10)."""
-    data = load(config.dataset)
-    rows = [np.flatnonzero(data.y_train == digit)[: config.train + config.test] for digit in range(CLASSES)]
-    train = np.concatenate([r[: config.train] for r in rows])
-    test = np.concatenate([r[config.train :] for r in rows])
-    targets = np.eye(CLASSES)[data.y_train[train]] - 1 / CLASSES
-    # Without the mean image, whose large eigenvalue would hold the learning rate down for all the others.
-    mean = data.x_train[train].mean(axis=0)
-    return normalise(data.x_train[train] - mean), targets, normalise(data.x_train[test] - mean)
+    """Training images, their targets (one-hot less 1/10), and test images."""
+    inputs, targets = ten_digits(config.dataset, config.train, config.test)
+    return inputs[: len(targets)], targets, inputs[len(targets) :]
 
 
 def assumptions(config: Config) -> list[Assumption]:
