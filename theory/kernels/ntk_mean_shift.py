@@ -26,8 +26,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 from scipy.special import erf
+
+from theory.kernels.gaussian_tensors import derivatives, gaussian_rule, pairs
 
 # φ and φ', in double precision.
 UNITS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]] = {
@@ -37,10 +38,6 @@ UNITS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray]
     "erf": (erf, lambda z: 2.0 / np.sqrt(np.pi) * np.exp(-z * z)),
     "tanh": (np.tanh, lambda z: 1.0 / np.cosh(z) ** 2),
 }
-
-# Gauss–Legendre nodes in radius and in each sector of the angle, and the radius where the Gaussian weight is nil:
-# rounding for the functions above at variances up to 3.
-RADIAL, ANGULAR, REACH = 96, 40, 13.0
 
 
 @dataclass(frozen=True)
@@ -99,13 +96,13 @@ def ntk_mean_shift(
     if not weight_variance > 0:
         raise ValueError(f"weight_variance must be positive, got {weight_variance}")
     inputs = 1 if cosine == 1 else 2
-    pairs = _pairs(inputs)
-    cross = pairs.index((0, inputs - 1))
-    g = weight_variance * np.array([1.0 if a == b else cosine for a, b in pairs])
+    entries = pairs(inputs)
+    cross = entries.index((0, inputs - 1))
+    g = weight_variance * np.array([1.0 if a == b else cosine for a, b in entries])
     r = float(g[cross])
     # Coefficients of 1/n: shifts of G and R, covariances of G with G and with R, and P.
-    dg, dr = np.zeros(len(pairs)), 0.0
-    gg, gr, p = np.zeros((len(pairs), len(pairs))), np.zeros(len(pairs)), np.zeros((inputs, inputs))
+    dg, dr = np.zeros(len(g)), 0.0
+    gg, gr, p = np.zeros((len(g), len(g))), np.zeros(len(g)), np.zeros((inputs, inputs))
     for _ in range(depth):
         m = _layer(activation, float(weight_variance), tuple(float(value) for value in g))
         # What a layer does to the mean and covariances that it is given …
@@ -144,24 +141,20 @@ class _Layer(NamedTuple):
     right: np.ndarray
 
 
-def _pairs(inputs: int) -> list[tuple[int, int]]:
-    """Entries of a symmetric matrix."""
-    return [(a, b) for a in range(inputs) for b in range(a, inputs)]
-
-
 @lru_cache(maxsize=256)
 def _layer(activation: str, weight_variance: float, g: tuple[float, ...]) -> _Layer:
     phi, slope = UNITS[activation]
     inputs = 1 if len(g) == 1 else 2
-    pairs = _pairs(inputs)
-    z, weights, hermite = _gaussian(np.array(g), pairs, inputs)
-    f, s = phi(z), slope(z)
-    products = weight_variance * np.stack([f[:, a] * f[:, b] for a, b in pairs])
+    entries = pairs(inputs)
+    covariance = np.zeros((inputs, inputs))
+    for (a, b), value in zip(entries, g, strict=True):
+        covariance[a, b] = covariance[b, a] = value
+    rule = gaussian_rule(covariance)
+    weights, hermite = rule.weights, rule.hermite
+    f, s = phi(rule.nodes), slope(rule.nodes)
+    products = weight_variance * np.stack([f[:, a] * f[:, b] for a, b in entries])
     slopes = weight_variance * s[:, 0] * s[:, -1]
-    # ∂/∂G_ab of E F is E ∂_a ∂_b F, halved for a = b.
-    half = {pair: 0.5 if pair[0] == pair[1] else 1.0 for pair in pairs}
-    first = np.stack([half[ab] * hermite[2][ab] for ab in pairs]) * weights
-    second = np.stack([[half[ab] * half[cd] * hermite[4][(*ab, *cd)] for cd in pairs] for ab in pairs]) * weights
+    first, second = derivatives(rule)
     v, t = products @ weights, float(slopes @ weights)
     centred = (products - v[:, None]) * weights
     return _Layer(
@@ -178,40 +171,3 @@ def _layer(activation: str, weight_variance: float, g: tuple[float, ...]) -> _La
         weight_variance * (f.T * weights * s[:, 0]) @ hermite[1].T,
         weight_variance * (f.T * weights * s[:, -1]) @ hermite[1].T,
     )
-
-
-def _gaussian(
-    g: Float[np.ndarray, " pair"], pairs: list[tuple[int, int]], inputs: int
-) -> tuple[Float[np.ndarray, "node input"], Float[np.ndarray, " node"], dict[int, Float[np.ndarray, "*orders node"]]]:
-    """Nodes and weights of N(0, G), and the Hermite tensors H with E[F H] = E[∂ … ∂ F] of orders 1, 2 and 4."""
-    covariance = np.zeros((inputs, inputs))
-    for (a, b), value in zip(pairs, g, strict=True):
-        covariance[a, b] = covariance[b, a] = value
-    root = np.linalg.cholesky(covariance)
-    nodes, base = np.polynomial.legendre.leggauss(RADIAL)
-    radius, radial = 0.5 * REACH * (nodes + 1), 0.5 * REACH * base
-    density = np.exp(-0.5 * radius**2)
-    if inputs == 1:
-        u = np.concatenate([-radius, radius])[:, None]
-        weights = np.tile(radial * density, 2) / np.sqrt(2 * np.pi)
-    else:
-        # z_1 = 0 at ±π/2, z_2 = 0 at two opposite angles: φ may have kinks there, and nowhere else.
-        kink = np.arctan2(-root[1, 0], root[1, 1])
-        edges = np.sort(np.mod([0.5 * np.pi, 1.5 * np.pi, kink, kink + np.pi], 2 * np.pi))
-        edges = np.append(edges, edges[0] + 2 * np.pi)
-        nodes, base = np.polynomial.legendre.leggauss(ANGULAR)
-        half = 0.5 * np.diff(edges)
-        angle = (0.5 * (edges[1:] + edges[:-1])[:, None] + half[:, None] * nodes).ravel()
-        angular = (half[:, None] * base).ravel()
-        u = np.stack([np.outer(radius, trig(angle)).ravel() for trig in (np.cos, np.sin)], axis=1)
-        weights = np.outer(radial * radius * density, angular).ravel() / (2 * np.pi)
-    z = u @ root.T
-    inverse = np.linalg.inv(covariance)
-    y = inverse @ z.T
-    q = inverse[..., None]
-    yy = np.einsum("az,bz->abz", y, y)
-    four = np.einsum("abz,cdz->abcdz", yy, yy)
-    for one, two in (("ab", "cd"), ("ac", "bd"), ("ad", "bc")):
-        four -= np.einsum(f"{one},{two}z->abcdz", inverse, yy) + np.einsum(f"{two},{one}z->abcdz", inverse, yy)
-        four += np.einsum(f"{one},{two}->abcd", inverse, inverse)[..., None]
-    return z, weights, {1: y, 2: yy - q, 4: four}
