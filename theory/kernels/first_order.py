@@ -174,7 +174,12 @@ class FirstOrder:
 
     def valid(self, width: int, tolerance: float = TOLERATED) -> bool:
         """Whether L/n is within the radius."""
-        return self.depth / width <= self.radius(tolerance)
+        return width >= self.needed(tolerance)
+
+    def needed(self, tolerance: float = TOLERATED) -> int:
+        """Smallest width where no relative correction exceeds the tolerance."""
+        # Rounding of the coefficients is no reason for one unit more.
+        return max(1, int(np.ceil(self.depth / self.radius(tolerance) * (1 - 1e-10))))
 
     def at(self, width: int) -> AtWidth:
         """Means, standard deviations and kurtosis at width n.
@@ -190,11 +195,11 @@ class FirstOrder:
             f"at width {width} the first correction is {correction:.2g} of the limit, {self.coefficient:.2g} L/n with "
             f"L = {self.depth}, and the next order about half its square"
         )
-        if correction > 1:
-            raise ValueError(f"{says}; the width must be at least {int(np.ceil(self.depth / self.radius(1.0)))}")
-        if correction > TOLERATED:
-            needed = int(np.ceil(self.depth / self.radius()))
-            warnings.warn(f"{says}; it is below {TOLERATED:g} from width {needed} on", ExpansionWarning, stacklevel=2)
+        if width < self.needed(1.0):
+            raise ValueError(f"{says}; the width must be at least {self.needed(1.0)}")
+        if not self.valid(width):
+            message = f"{says}; it is below {TOLERATED:g} from width {self.needed()} on"
+            warnings.warn(message, ExpansionWarning, stacklevel=2)
         deviations = (
             np.sqrt(np.maximum(np.einsum("abab->ab", covariance), 0.0) / width)
             for covariance in (self.nngp_covariance, self.ntk_covariance)

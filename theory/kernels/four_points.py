@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from theory.activations import Activation, PiecewiseLinear
-from theory.kernels.gaussian_tensors import polar_rule, triangular_root
+from theory.kernels.gaussian_tensors import legendre, polar_rule, triangular_root
 from theory.kernels.orthants import step_moment
 from theory.kernels.pair_moments import in_double
 
@@ -118,8 +118,8 @@ def _nested(
         if level == len(counts) - 1:
             return own.sum(axis=2).T
         later = known[:, None, 1:] + u[:, :, None] * root[level + 1 :, level]
-        if level == 0:
-            # One node of the first at a time: with four inputs the others have 10⁵.
+        if level == 0 and len(counts) == 4:
+            # One node of the first at a time: the others have 10⁵.
             inner = np.stack([given(1, row[None]) for row in later[0]], axis=1)
         else:
             inner = given(level + 1, later.reshape(-1, later.shape[2])).reshape(*u.shape, -1)
@@ -132,7 +132,7 @@ def _split(
     kink: Float[np.ndarray, " row"], order: int, reach: float
 ) -> tuple[Float[np.ndarray, "row node"], Float[np.ndarray, "row node"]]:
     """Nodes and weights of N(0, 1) on (−reach, kink) and (kink, reach), for each row."""
-    nodes, base = np.polynomial.legendre.leggauss(order)
+    nodes, base = legendre(order)
     centre, half = 0.5 * np.stack([kink - reach, kink + reach]), 0.5 * np.stack([kink + reach, reach - kink])
     u = np.concatenate([c[:, None] + h[:, None] * nodes for c, h in zip(centre, half, strict=True)], axis=1)
     weights = np.concatenate([h[:, None] * base for h in half], axis=1)

@@ -7,6 +7,7 @@ For z ~ N(0, G), y = G⁻¹z and H_a = y_a, H_ab = y_a y_b − G⁻¹_ab, and so
 No F has to be differentiated, so that kinks and jumps need no care beside that of the rule that integrates across them.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ def polar_rule(
     """
     inputs = len(covariance)
     root = triangular_root(covariance)
-    nodes, base = np.polynomial.legendre.leggauss(RADIAL)
+    nodes, base = legendre(RADIAL)
     radius, radial = 0.5 * REACH * (nodes + 1), 0.5 * REACH * base
     density = np.exp(-0.5 * radius**2)
     if inputs == 1:
@@ -65,13 +66,19 @@ def polar_rule(
         kink = np.arctan2(-root[1, 0], root[1, 1])
         edges = np.sort(np.mod([0.5 * np.pi, 1.5 * np.pi, kink, kink + np.pi], 2 * np.pi))
         edges = np.append(edges, edges[0] + 2 * np.pi)
-        nodes, base = np.polynomial.legendre.leggauss(ANGULAR)
+        nodes, base = legendre(ANGULAR)
         half = 0.5 * np.diff(edges)
         angle = (0.5 * (edges[1:] + edges[:-1])[:, None] + half[:, None] * nodes).ravel()
         angular = (half[:, None] * base).ravel()
         u = np.stack([np.outer(radius, trig(angle)).ravel() for trig in (np.cos, np.sin)], axis=1)
         weights = np.outer(radial * radius * density, angular).ravel() / (2 * np.pi)
     return u @ root.T, weights
+
+
+@cache
+def legendre(order: int) -> tuple[Float[np.ndarray, " node"], Float[np.ndarray, " node"]]:
+    """Nodes and weights of Gauss and Legendre on (−1, 1)."""
+    return np.polynomial.legendre.leggauss(order)
 
 
 def triangular_root(covariance: Float[np.ndarray, "input input"]) -> Float[np.ndarray, "input input"]:

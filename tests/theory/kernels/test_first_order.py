@@ -1,0 +1,191 @@
+"""The first order in 1/n against exact moments, exact networks, the other expansions of this repository, and limits."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from theory.architecture import MLP
+from theory.kernels import PrecisionWarning, nngp, ntk
+from theory.kernels.finite_width import kurtosis_ratio
+from theory.kernels.first_order import ExpansionWarning, first_order
+from theory.kernels.ntk_fluctuations import ntk_second_moment
+from theory.kernels.ntk_mean_shift import ntk_mean_shift
+from theory.mean_field.finite_width import corrections
+
+TENSORS = ("nngp", "nngp_shift", "nngp_covariance", "ntk", "ntk_shift", "ntk_between", "ntk_off_diagonal")
+TENSORS += ("cross_covariance", "output_ntk", "ntk_covariance", "connected_four_point")
+
+
+def limit(function, width=10**4):
+    """lim n (f(n) − 1), with the next three orders of 1/n extrapolated away."""
+    one, two, four = (n * (function(n) - 1) for n in (width, 2 * width, 4 * width))
+    return (8 * four - 6 * two + one) / 3
+
+
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_one_input_is_the_expansion_of_the_exact_moments(activation, depth):
+    found = first_order(MLP(depth, activation, 2.0 if activation == "relu" else 1.0), [[0.3, -1.2, 0.8]])
+    kurtosis = limit(lambda n: kurtosis_ratio(activation, [n] * depth))
+    np.testing.assert_allclose(found.kurtosis, [kurtosis], rtol=1e-8)
+    second = limit(lambda n: ntk_second_moment(activation, [n] * depth))
+    np.testing.assert_allclose(found.ntk_covariance.ravel() / found.ntk.ravel() ** 2, [second], rtol=1e-8)
+    assert abs(found.ntk_shift[0, 0]) < 1e-12
+
+
+@pytest.mark.parametrize(("activation", "variance"), [("relu", 2.0), ("erf", 0.5), ("tanh", 1.5), ("square", 0.3)])
+def test_two_inputs_have_the_mean_shift_of_the_other_recursion(activation, variance):
+    x = np.array([[1.0, 1.0], [0.7 + np.sqrt(0.51), 0.7 - np.sqrt(0.51)]])
+    found = first_order(MLP(3, activation, variance), x)
+    diagonal, cross = (ntk_mean_shift(activation, 3, cosine, variance) for cosine in (1.0, 0.7))
+    for matrix, name in (
+        (found.ntk, "limit"),
+        (found.ntk_shift, "coefficient"),
+        (found.nngp_shift, "nngp_coefficient"),
+    ):
+        expected = [getattr(diagonal, name), getattr(cross, name)]
+        np.testing.assert_allclose(matrix, [expected, expected[::-1]], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_the_limits_are_the_infinite_kernels(activation, rng):
+    architecture, x = MLP(3, activation, 1.7, 0.2), rng.standard_normal((3, 4))
+    found = first_order(architecture, x)
+    np.testing.assert_allclose(found.nngp, nngp(architecture, x), rtol=1e-10)
+    np.testing.assert_allclose(found.ntk, ntk(architecture, x), rtol=1e-10)
+
+
+def test_linear_networks_at_several_inputs(rng):
+    """With σ_w² = 1 every recursion is a sum over layers of products of K, by Wick's theorem."""
+    x, depth = rng.standard_normal((3, 5)), 4
+    found = first_order(MLP(depth, "linear", 1.0), x)
+    k = x @ x.T / 5
+    wick = np.einsum("ac,bd->abcd", k, k) + np.einsum("ad,bc->abcd", k, k)
+    layers = np.arange(1, depth + 1)
+    np.testing.assert_allclose(found.nngp_covariance, depth * wick, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(found.ntk_off_diagonal, np.sum(layers**2) * np.einsum("ab,cd->abcd", k, k), rtol=1e-9)
+    np.testing.assert_allclose(found.output_ntk, np.sum(layers) * np.einsum("ab,cd->abcd", k, k), rtol=1e-9)
+    # C'(G, R) = C(G, G) + C(G, R) + wick, and C'(R, R) = C(G, G) + 2 C(G, R) + C(R, R) + wick.
+    cross = between = 0
+    for layer in layers:
+        cross, between = layer + cross, layer + 2 * cross + between
+    np.testing.assert_allclose(found.cross_covariance, cross * wick, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.ntk_between, between * wick, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.ntk_shift, 0, atol=1e-10)
+
+
+def test_squares_with_biases_at_three_inputs():
+    """For φ = z² and two hidden layers V and V̇ are polynomials in G, and the unit's moments are sums over a rule."""
+    s, b = 0.4, 0.3
+    x = np.array([[1.0, 0.2, -0.4], [0.3, -0.9, 0.5], [-0.2, 0.6, 1.1]])
+    k = s * x @ x.T / 3 + b
+    nodes, weights = np.polynomial.hermite_e.hermegauss(8)
+    u = np.stack([m.ravel() for m in np.meshgrid(nodes, nodes, nodes)], axis=1)
+    w = np.prod(np.stack(np.meshgrid(weights, weights, weights)), axis=0).ravel() / (2 * np.pi) ** 1.5
+    z = u @ np.linalg.cholesky(k).T
+    products = s * np.einsum("za,zb->zab", z**2, z**2)
+    slopes = 4 * s * np.einsum("za,zb,ab->zab", z, z, k)
+    g = np.einsum("z,zab->ab", w, products) + b
+    r = g + np.einsum("z,zab->ab", w, slopes)
+
+    def covariance(one, other):
+        means = np.einsum("ab,cd->abcd", *(np.einsum("z,zab->ab", w, part) for part in (one, other)))
+        return np.einsum("z,zab,zcd->abcd", w, one, other) - means
+
+    gg, gr = covariance(products, products), covariance(products, products + slopes)
+    # V = s (G_aa G_bb + 2 G_ab²) + b, V̇ = 4 s G_ab, and E ∂_e ∂_f (φ'_a φ'_b) = 4 for {e, f} = {a, b}, 8 for a = b.
+    shift = s * (np.einsum("aabb->ab", gg) + 2 * np.einsum("abab->ab", gg))
+    p = s**2 * np.einsum("z,ze,zf,za,zb,ab->efab", w, z**2, z**2, 2 * z, 2 * z, k)
+    bend = 4 * s * (np.einsum("abab->ab", p) + np.einsum("baab->ab", p))
+    found = first_order(MLP(2, "square", s, b), x)
+    np.testing.assert_allclose(found.nngp_shift, shift, rtol=1e-8)
+    np.testing.assert_allclose(found.ntk_shift, shift + 4 * s * np.einsum("abab->ab", gr) + bend, rtol=1e-8)
+    np.testing.assert_allclose(np.diag(found.ntk), 3 * s * np.diag(g) ** 2 + b + 4 * s * np.diag(g * r), rtol=1e-10)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "tanh"])
+def test_kernels_fluctuate_as_in_the_expansion_of_mean_field_theory(activation):
+    """There are lengths and correlation of two inputs on the units of a layer, by automatic differentiation."""
+    architecture = MLP(3, activation, 1.6, 0.1)
+    x = np.array([[1.0, 1.0], [0.9, -0.5]])
+    lengths = np.sum(x**2, axis=1) / 2
+    cosine = x[0] @ x[1] / np.sqrt(x[0] @ x[0] * (x[1] @ x[1]))
+    expected = corrections(architecture, lengths[0], lengths[1], cosine)
+    found = first_order(MLP(2, activation, 1.6, 0.1), x)
+    k, entries = found.nngp, ((0, 0), (1, 1), (0, 1))
+    # The observed products of the third layer's own units scatter around G by Wick's theorem.
+    own = np.array([[k[a, c] * k[b, d] + k[a, d] * k[b, c] for c, d in entries] for a, b in entries])
+    joint = np.array([[found.nngp_covariance[*one, *other] for other in entries] for one in entries]) + own
+    c = k[0, 1] / np.sqrt(k[0, 0] * k[1, 1])
+    slope = np.eye(3)
+    slope[2] = -0.5 * c / k[0, 0], -0.5 * c / k[1, 1], c / k[0, 1]
+    np.testing.assert_allclose(slope @ joint @ slope.T, expected.covariance[2, 2], rtol=1e-6)
+    np.testing.assert_allclose(np.diag(found.nngp_shift), expected.shift[2, :2], rtol=1e-6)
+
+
+def test_symmetries_and_repeated_inputs(rng):
+    x, order = rng.standard_normal((3, 4)), np.array([2, 0, 1, 2])
+    one, other = (first_order(MLP(2, "relu", 2.0, 0.1), points) for points in (x, x[order]))
+    for name in TENSORS:
+        tensor = getattr(one, name)
+        np.testing.assert_allclose(getattr(other, name), tensor[np.ix_(*[order] * tensor.ndim)], rtol=1e-8, atol=1e-9)
+    for name in ("nngp_covariance", "ntk_covariance", "ntk_off_diagonal", "output_ntk"):
+        tensor = getattr(one, name)
+        np.testing.assert_allclose(tensor, np.einsum("abcd->badc", tensor), rtol=1e-9, atol=1e-9)
+    # ReLU is homogeneous, and so are its networks without biases: of degree 4 in all four inputs together.
+    near, far = (first_order(MLP(2, "relu"), scale * x[:2]) for scale in (1.0, 3.0))
+    for name in TENSORS:
+        tensor = getattr(near, name)
+        np.testing.assert_allclose(getattr(far, name), 3.0**tensor.ndim * tensor, rtol=1e-8, atol=1e-8)
+
+
+def test_parallel_inputs():
+    """A smooth activation takes them, as the limit of inputs that are not; a kink is refused with a reason."""
+    x = np.array([[1.0, 0.5], [-2.0, -1.0], [-2.0, -1.0 + 1e-4]])
+    found = first_order(MLP(2, "tanh", 1.5), x)
+    for name in TENSORS:
+        tensor = getattr(found, name)
+        assert np.max(np.abs(tensor[1] - tensor[2])) < 1e-3 * np.max(np.abs(tensor))
+        assert np.max(np.abs(tensor[0] - tensor[1])) > 0.05 * np.max(np.abs(tensor))
+    with pytest.raises(ValueError, match=r"inputs 0 and 1 .*parallel"):
+        first_order(MLP(2, "relu"), x[:2])
+
+
+def test_the_kurtosis_is_within_its_radius(rng):
+    """Exact kurtosis of ReLU: at most half the square of the correction is left out, and the reader is told where."""
+    depth = 6
+    found = first_order(MLP(depth, "relu"), rng.standard_normal((1, 3)))
+    assert abs(found.coefficient - 5) < 1e-9
+    assert abs(found.radius() - 0.02) < 1e-10
+    for width in (300, 1000):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            at = found.at(width)
+        left_out = kurtosis_ratio("relu", [width] * depth) - at.kurtosis[0]
+        assert 0.3 * at.correction**2 < left_out < 0.51 * at.correction**2
+        assert found.valid(width)
+    assert not found.valid(299)
+    with pytest.warns(ExpansionWarning, match="from width 300 on"):
+        found.at(299)
+    with pytest.raises(ValueError, match="at least 30"):
+        found.at(29)
+    at = found.at(1000)
+    spread = np.sqrt(ntk_second_moment("relu", [1000] * depth) - 1)
+    np.testing.assert_allclose(at.ntk_deviation / found.ntk, spread, rtol=0.02)
+
+
+def test_what_is_refused_or_warned_of():
+    x = np.eye(2)
+    with pytest.raises(ValueError, match="depth"):
+        first_order(MLP(0, "linear"), x)
+    with pytest.raises(ValueError, match="variance zero"):
+        first_order(MLP(1, "relu"), np.array([[0.0, 0.0], [1.0, 0.0]]))
+    with pytest.raises(ValueError, match="shape"):
+        first_order(MLP(1, "relu"), np.ones(3))
+    found = first_order(MLP(1, "relu"), x)
+    for wrong in (lambda: found.at(0), lambda: found.radius(0.0)):
+        with pytest.raises(ValueError, match="must be"):
+            wrong()
+    with pytest.warns(PrecisionWarning, match="nearly parallel"):
+        first_order(MLP(1, "relu"), np.array([[1.0, 0.0], [1.0, 5e-4]]))
