@@ -151,7 +151,7 @@ def _check(activation: Activation, covariance: Float[np.ndarray, "n n"]) -> bool
     if sine2[a, b] < singular:
         raise ValueError(
             f"inputs {a} and {b} are parallel in a layer, with 1 − ρ² = {max(sine2[a, b], 0.0):.1e}; activation "
-            f"{activation.name!r}, which has kinks, wants {singular:g}: give one of them only (equal ones may repeat)"
+            f"{activation.name!r} is not smooth and needs {singular:g}: give one of them only (equal ones may repeat)"
         )
     if sine2[a, b] < narrow:
         message = f"inputs {a} and {b} are nearly parallel in a layer: 1 − ρ² = {sine2[a, b]:.1e} leaves few digits"

@@ -7,7 +7,9 @@ Three routes to E ∂_e … ∂_f [φ(z_a) φ(z_b)], z ~ N(0, G), of up to the f
 * Any other, with kinks or jumps: quadrature with Hermite tensors in place of derivatives, which loses digits where
   inputs are nearly parallel (`theory.kernels.gaussian_tensors`).
 
-φ counts as smooth where it obeys Stein's lemma E (z − μ) φ^(k) = q E φ^(k+1) in numbers, for k up to 4.
+φ counts as smooth where it obeys Stein's lemma E (z − μ) φ^(k) = q E φ^(k+1) in numbers, for k up to 4. A slope that is
+too steep for the nodes fails as a kink does. Errors are a few roundings at variances up to 3; the fourth derivatives of
+tanh have 1e-10 at 10, and 1e-6 at 30.
 """
 
 from collections import Counter

@@ -75,33 +75,67 @@ def test_linear_networks_at_several_inputs(rng):
     np.testing.assert_allclose(found.ntk_shift, 0, atol=1e-10)
 
 
+def rule_of(covariance):
+    """Nodes and weights that integrate polynomials of degree 15 exactly."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(8)
+    n = len(covariance)
+    u = np.stack([m.ravel() for m in np.meshgrid(*[nodes] * n)], axis=1)
+    w = np.prod(np.stack(np.meshgrid(*[weights] * n)), axis=0).ravel() / (2 * np.pi) ** (n / 2)
+    return u @ np.linalg.cholesky(covariance).T, w
+
+
 def test_squares_with_biases_at_three_inputs():
-    """For φ = z² and two hidden layers V and V̇ are polynomials in G, and the unit's moments are sums over a rule."""
-    s, b = 0.4, 0.3
+    """For φ = z² and two hidden layers V and V̇ are polynomials in G, and one unit's contributions sums over a rule."""
+    s, b, n = 0.4, 0.3, 3
     x = np.array([[1.0, 0.2, -0.4], [0.3, -0.9, 0.5], [-0.2, 0.6, 1.1]])
     k = s * x @ x.T / 3 + b
-    nodes, weights = np.polynomial.hermite_e.hermegauss(8)
-    u = np.stack([m.ravel() for m in np.meshgrid(nodes, nodes, nodes)], axis=1)
-    w = np.prod(np.stack(np.meshgrid(weights, weights, weights)), axis=0).ravel() / (2 * np.pi) ** 1.5
-    z = u @ np.linalg.cholesky(k).T
-    products = s * np.einsum("za,zb->zab", z**2, z**2)
-    slopes = 4 * s * np.einsum("za,zb,ab->zab", z, z, k)
-    g = np.einsum("z,zab->ab", w, products) + b
-    r = g + np.einsum("z,zab->ab", w, slopes)
 
-    def covariance(one, other):
-        means = np.einsum("ab,cd->abcd", *(np.einsum("z,zab->ab", w, part) for part in (one, other)))
-        return np.einsum("z,zab,zcd->abcd", w, one, other) - means
+    def unit(g, r):
+        """What one unit at each node contributes to the next G and R, less the mean; the means; the rule."""
+        z, w = rule_of(g)
+        products = s * np.einsum("za,zb->zab", z**2, z**2)
+        both = products + 4 * s * np.einsum("za,zb,ab->zab", z, z, r)
+        means = [np.einsum("z,zab->ab", w, part) for part in (products, both)]
+        return products - means[0], both - means[1], means[0] + b, means[1] + b, z, w
 
-    gg, gr = covariance(products, products), covariance(products, products + slopes)
-    # V = s (G_aa G_bb + 2 G_ab²) + b, V̇ = 4 s G_ab, and E ∂_e ∂_f (φ'_a φ'_b) = 4 for {e, f} = {a, b}, 8 for a = b.
-    shift = s * (np.einsum("aabb->ab", gg) + 2 * np.einsum("abab->ab", gg))
+    def covariance(w, one, other):
+        return np.einsum("z,zab,zcd->abcd", w, one, other)
+
+    g_unit, r_unit, g, r, z, w = unit(k, k)
+    found = first_order(MLP(2, "square", s, b), x)
+    # V_ab = s (G_aa G_bb + 2 G_ab²) + b and V̇_ab = 4 s G_ab, for the fluctuations that each node stands for.
+    own = np.einsum("zaa->za", g_unit)
+    g_next = s * (np.einsum("za,b->zab", own, np.diag(g)) + np.einsum("zb,a->zab", own, np.diag(g)) + 4 * g * g_unit)
+    r_next = g_next + 4 * s * (g_unit * r + g * r_unit)
+    g_unit2, r_unit2, g2, r2, z2, w2 = unit(g, r)
+    np.testing.assert_allclose([found.nngp, found.ntk], [g2, r2], rtol=1e-10)
+    for name, one, other, one2, other2 in (
+        ("nngp_covariance", g_next, g_next, g_unit2, g_unit2),
+        ("cross_covariance", g_next, r_next, g_unit2, r_unit2),
+        ("ntk_between", r_next, r_next, r_unit2, r_unit2),
+    ):
+        expected = covariance(w, one, other) + covariance(w2, one2, other2)
+        np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-8)
+    # E ∂_e ∂_f (φ'_a φ'_b) is 4 for {e, f} = {a, b}, and 8 for a = b.
     p = s**2 * np.einsum("z,ze,zf,za,zb,ab->efab", w, z**2, z**2, 2 * z, 2 * z, k)
     bend = 4 * s * (np.einsum("abab->ab", p) + np.einsum("baab->ab", p))
-    found = first_order(MLP(2, "square", s, b), x)
+    vertex = covariance(w, g_unit, g_unit)
+    shift = s * (np.einsum("aabb->ab", vertex) + 2 * np.einsum("abab->ab", vertex))
     np.testing.assert_allclose(found.nngp_shift, shift, rtol=1e-8)
-    np.testing.assert_allclose(found.ntk_shift, shift + 4 * s * np.einsum("abab->ab", gr) + bend, rtol=1e-8)
-    np.testing.assert_allclose(np.diag(found.ntk), 3 * s * np.diag(g) ** 2 + b + 4 * s * np.diag(g * r), rtol=1e-10)
+    mixed = np.einsum("abab->ab", covariance(w, g_unit, r_unit))
+    np.testing.assert_allclose(found.ntk_shift, shift + 4 * s * mixed + bend, rtol=1e-8)
+    # E ∂_e (φ_a φ'_c) = 4 G_ac for e = a, and 2 G_aa for e = c.
+    eye = np.eye(n)
+    tilt = 4 * np.einsum("ac,ae->ace", g, eye) + 2 * np.einsum("aa,ce->ace", g, eye)
+    same = np.einsum("z,za,zb,zc,zd,cd->abcd", w2, z2**2, z2**2, 2 * z2, 2 * z2, r)
+    rest = np.einsum("ace,bdf,efcd->abcd", tilt, tilt, p)
+    np.testing.assert_allclose(found.output_ntk, s**2 * (same + rest), rtol=1e-8)
+    q = 16 * s**2 * np.einsum("z,za,zb,zc,zd,ab,cd->abcd", w, z, z, z, z, k, k)
+    same = 16 * np.einsum("z,za,zb,zc,zd,ab,cd->abcd", w2, z2, z2, z2, z2, r, r)
+    rest = 16 * np.einsum("ac,bd,abcd->abcd", g, g, q)
+    np.testing.assert_allclose(found.ntk_off_diagonal, s**2 * (same + rest), rtol=1e-8)
+    # A unit's own inputs: exchanging those of one output only is another number.
+    assert np.max(np.abs(found.output_ntk - np.swapaxes(found.output_ntk, 0, 1))) > 0.01
 
 
 @pytest.mark.parametrize("activation", ["gelu", "tanh"])
@@ -173,6 +207,21 @@ def test_the_kurtosis_is_within_its_radius(rng):
     at = found.at(1000)
     spread = np.sqrt(ntk_second_moment("relu", [1000] * depth) - 1)
     np.testing.assert_allclose(at.ntk_deviation / found.ntk, spread, rtol=0.02)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sin"])
+def test_the_kurtosis_at_criticality_is_universal(activation):
+    """⅔ L/n for every smooth odd φ, where K decays as 1/L (Roberts, Yaida & Hanin 2022, chapter 5)."""
+    few, some, many = (first_order(MLP(depth, activation, 1.0), [[1.0]]).kurtosis[0] for depth in (30, 60, 120))
+    # A term of relative order 1/L adds a logarithm of the depth, which this difference of slopes is free of.
+    np.testing.assert_allclose(2 * (many - some) / 60 - (some - few) / 30, 2 / 3, rtol=1e-3)
+
+
+def test_the_radius_of_other_networks():
+    """As the module says: 0.05 for linear networks, and 0.15 for deep tanh networks."""
+    linear, tanh = (first_order(MLP(*which, 1.0), [[1.0]]) for which in ((3, "linear"), (100, "tanh")))
+    assert abs(linear.radius() - 0.05) < 1e-9
+    assert abs(tanh.radius() - 0.15) < 0.003
 
 
 def test_what_is_refused_or_warned_of():
