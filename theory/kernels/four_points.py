@@ -45,8 +45,9 @@ def four_points(activation: Activation, covariance: Float[np.ndarray, "n n"]) ->
 
     Args:
         activation: φ; accuracy by its kind in the docstring of the module.
-        covariance: K (N, N) of the pre-activations, with positive diagonal; singular is fine, parallel inputs are not.
-            The cost grows as N⁴: a second for each four distinct inputs, where φ is not piecewise linear.
+        covariance: K (N, N) of the pre-activations, with positive diagonal; singular is fine, parallel inputs only
+            where φ is smooth. The cost grows as N⁴: a second for each four distinct inputs, where φ is not piecewise
+            linear.
 
     Returns:
         The three tensors.

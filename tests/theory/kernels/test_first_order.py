@@ -2,6 +2,7 @@
 
 import warnings
 
+import jax
 import numpy as np
 import pytest
 
@@ -34,11 +35,12 @@ def test_one_input_is_the_expansion_of_the_exact_moments(activation, depth):
     assert abs(found.ntk_shift[0, 0]) < 1e-12
 
 
-@pytest.mark.parametrize(("activation", "variance"), [("relu", 2.0), ("erf", 0.5), ("tanh", 1.5), ("square", 0.3)])
+@pytest.mark.parametrize(("activation", "variance"), [("relu", 2.0), ("erf", 0.5), ("tanh", 1.5), ("square", 0.1)])
 def test_two_inputs_have_the_mean_shift_of_the_other_recursion(activation, variance):
     x = np.array([[1.0, 1.0], [0.7 + np.sqrt(0.51), 0.7 - np.sqrt(0.51)]])
-    found = first_order(MLP(3, activation, variance), x)
-    diagonal, cross = (ntk_mean_shift(activation, 3, cosine, variance) for cosine in (1.0, 0.7))
+    # Below five hidden layers P is still symmetric, and its indices might be exchanged unseen.
+    found = first_order(MLP(5, activation, variance), x)
+    diagonal, cross = (ntk_mean_shift(activation, 5, cosine, variance) for cosine in (1.0, 0.7))
     for matrix, name in (
         (found.ntk, "limit"),
         (found.ntk_shift, "coefficient"),
@@ -134,8 +136,6 @@ def test_squares_with_biases_at_three_inputs():
     same = 16 * np.einsum("z,za,zb,zc,zd,ab,cd->abcd", w2, z2, z2, z2, z2, r, r)
     rest = 16 * np.einsum("ac,bd,abcd->abcd", g, g, q)
     np.testing.assert_allclose(found.ntk_off_diagonal, s**2 * (same + rest), rtol=1e-8)
-    # A unit's own inputs: exchanging those of one output only is another number.
-    assert np.max(np.abs(found.output_ntk - np.swapaxes(found.output_ntk, 0, 1))) > 0.01
 
 
 @pytest.mark.parametrize("activation", ["gelu", "tanh"])
@@ -174,6 +174,26 @@ def test_symmetries_and_repeated_inputs(rng):
         np.testing.assert_allclose(getattr(far, name), 3.0**tensor.ndim * tensor, rtol=1e-8, atol=1e-8)
 
 
+def test_covariances_are_positive(rng):
+    """Of G and R together, at more inputs than dimensions."""
+    found = first_order(MLP(3, "relu", 1.5), rng.standard_normal((4, 2)))
+    blocks = (t.reshape(16, 16) for t in (found.nngp_covariance, found.cross_covariance, found.ntk_between))
+    vertex, cross, between = blocks
+    eigenvalues = np.linalg.eigvalsh(np.block([[vertex, cross], [cross.T, between]]))
+    # Ten of each sixteen entries of G are different, and as many of R.
+    assert np.all(np.abs(eigenvalues[:12]) < 1e-9 * eigenvalues[-1])
+    assert np.all(eigenvalues[12:] > 1e-8 * eigenvalues[-1])
+
+
+def test_double_precision_is_not_left_to_the_caller(rng):
+    x = rng.standard_normal((2, 3))
+    double = first_order(MLP(2, "tanh", 1.3, 0.2), x)
+    with jax.enable_x64(False):
+        single = first_order(MLP(2, "tanh", 1.3, 0.2), x)
+    for name in TENSORS:
+        np.testing.assert_array_equal(getattr(single, name), getattr(double, name))
+
+
 def test_parallel_inputs():
     """A smooth activation takes them, as the limit of inputs that are not; a kink is refused with a reason."""
     x = np.array([[1.0, 0.5], [-2.0, -1.0], [-2.0, -1.0 + 1e-4]])
@@ -182,8 +202,8 @@ def test_parallel_inputs():
         tensor = getattr(found, name)
         assert np.max(np.abs(tensor[1] - tensor[2])) < 1e-3 * np.max(np.abs(tensor))
         assert np.max(np.abs(tensor[0] - tensor[1])) > 0.05 * np.max(np.abs(tensor))
-    with pytest.raises(ValueError, match=r"inputs 0 and 1 .*parallel"):
-        first_order(MLP(2, "relu"), x[:2])
+    with pytest.raises(ValueError, match=r"inputs 1 and 2 .*parallel"):
+        first_order(MLP(2, "relu"), np.array([[3.0, 1.0], [1.0, 0.5], [-2.0, -1.0]]))
 
 
 def test_the_kurtosis_is_within_its_radius(rng):
@@ -222,6 +242,14 @@ def test_the_radius_of_other_networks():
     linear, tanh = (first_order(MLP(*which, 1.0), [[1.0]]) for which in ((3, "linear"), (100, "tanh")))
     assert abs(linear.radius() - 0.05) < 1e-9
     assert abs(tanh.radius() - 0.15) < 0.003
+
+
+def test_a_network_that_does_not_fluctuate_is_always_valid():
+    """Signs have the square 1 in every unit."""
+    found = first_order(MLP(2, "sign", 1.0), [[1.0]])
+    assert found.coefficient < 1e-12
+    assert found.needed() == 1
+    np.testing.assert_allclose(found.at(1).kurtosis, 1, rtol=1e-12)
 
 
 def test_what_is_refused_or_warned_of():
