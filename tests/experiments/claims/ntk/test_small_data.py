@@ -65,7 +65,7 @@ def test_the_claim_and_its_rivals_on_what_is_true(rng):
         assert judge(prediction, data).status == "supported"
         for rival in (forests_first, features_win, independent_splits, tuned_on_test):
             assert rival(prediction, data).status == "refuted"
-        # Forests at 5 points are far, but not far enough beyond 2.5 for certainty at this sample.
+        # Forests at 5 points are far, but not far enough beyond 2 for certainty at this sample.
         assert all_alike(prediction, made_up(rng, lead=(0.0, 0.08, 0.03, 0.0))).status == "refuted"
 
 
