@@ -1,0 +1,305 @@
+r"""Signal propagation in every family: how lengths, covariances and their patterns in space travel from layer to layer.
+
+One layer takes the covariance K = E u v of the pre-activations of two inputs, of lengths q_1 and q_2, to
+
+    MLP, Convolutional   K' = σ_w² E φ(u)φ(v) + σ_b²,
+    Residual             K' = K + α² (σ_w² E φ(u)φ(v) + σ_b²),
+    LayerNorm of these   the same with u/√q_1 and v/√q_2 in place of u and v inside of φ,
+
+and lengths are the covariances of an input with itself. For `Convolutional` this holds position by position where the
+covariance is the same at all positions and padding keeps it so (circular or valid); deviations from that travel as
+waves, each with a slope of its own. `theory.mean_field.signal` has the maps of the MLP alone.
+
+Source: Poole et al. 2016, section 2, for the MLP; Yang & Schoenholz 2017, section 3, for skip connections, here in the
+order of pre-activations; Xiao et al. 2018, section 2, for convolutions.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Complex, Float
+
+from theory import gaussian
+from theory.architecture import MLP, Convolutional, LayerNorm, Residual
+from theory.arrays import is_traced
+from theory.mean_field.signal import Trajectory, check_pair
+
+Family = MLP | Convolutional | Residual | LayerNorm
+_Plain = MLP | Convolutional | Residual
+
+
+def family_length_map(architecture: Family, length: ArrayLike) -> Float[Array, "..."]:
+    """One layer's map of the length: Q(q) = K' above for an input with itself.
+
+    It has a fixed point for MLPs; skip connections make the length grow, by the factor 1 + α² σ_w²/2 a layer for ReLU
+    without biases, and under a layer norm the branch adds the same at every layer.
+
+    Args:
+        architecture: its depth plays no role.
+        length: q ≥ 0, of any shape. A layer norm takes 0 to 0 before φ.
+
+    Returns:
+        Q(q), of the shape of `length`.
+
+    Raises:
+        ValueError: the architecture is of another family, or a convolution with zeros around ('same').
+    """
+    _split(architecture)
+    return _length_map(architecture, gaussian.as_float(length))
+
+
+def family_pair_map(
+    architecture: Family, length1: ArrayLike, length2: ArrayLike, correlation: ArrayLike
+) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
+    """One layer's map (q_1, q_2, c) → (Q(q_1), Q(q_2), K'/√(Q(q_1) Q(q_2))) at K = c √(q_1 q_2).
+
+    Args:
+        architecture: its depth plays no role.
+        length1, length2: q_1, q_2 > 0, of shapes that broadcast.
+        correlation: c between −1 and 1.
+
+    Returns:
+        The three quantities one layer on, of the common shape.
+
+    Raises:
+        ValueError: as in `family_length_map`.
+    """
+    _split(architecture)
+    parts = (gaussian.as_float(v) for v in (length1, length2, correlation))
+    q1, q2, c = jnp.broadcast_arrays(*parts)
+    return _correlated(*_covariance_map(architecture, q1, q2, c * jnp.sqrt(q1 * q2)))
+
+
+def family_slope(architecture: Family, length: ArrayLike, correlation: ArrayLike) -> Float[Array, "..."]:
+    """∂K'/∂K at equal lengths q: χ = σ_w² E φ'(u)φ'(v), or 1 + α² χ with skips; under a layer norm χ at q = 1, over q.
+
+    At c = 1 it is the factor by which a squared gradient grows on its way back through a layer. With a skip connection
+    it is never below 1: gradients do not vanish. For an MLP at its fixed point it is also the slope of the correlation.
+
+    Args:
+        architecture: its depth plays no role.
+        length: q > 0.
+        correlation: c between −1 and 1.
+
+    Returns:
+        The slope, of the common shape.
+
+    Raises:
+        ValueError: as in `family_length_map`.
+
+    Source: Schoenholz et al. 2017, section 3; Yang & Schoenholz 2017, section 3.
+    """
+    _split(architecture)
+    return _slope(architecture, *jnp.broadcast_arrays(gaussian.as_float(length), gaussian.as_float(correlation)))
+
+
+def family_propagate(
+    architecture: Family, length1: ArrayLike = 1.0, length2: ArrayLike = 1.0, correlation: ArrayLike = 0.0
+) -> Trajectory:
+    """Lengths and correlation of two inputs in every layer of pre-activations, and of the output.
+
+    These are z_1, …, z_L and f for L hidden layers of an MLP or `Convolutional`, z_1, …, z_{L+1} and f for L residual
+    blocks. The last entry is what `nngp` of the architecture gives.
+
+    Args:
+        architecture: a `Convolutional` must be flattened.
+        length1, length2: |x|²/d and |x'|²/d, positive numbers; of a `Convolutional` |x(α)|²/c, alike at all positions.
+        correlation: the cosine of x and x', or of x(α) and x'(α), alike at all positions α.
+
+    Raises:
+        ValueError: as in `family_length_map`; or the readout is 'pool', which takes in the covariances between
+            different positions; or a length is not positive, the cosine lies outside [−1, 1], or one of them is no
+            single number.
+    """
+    plain, _ = _split(architecture)
+    if isinstance(plain, Convolutional) and plain.readout != "flatten":
+        raise ValueError(
+            f"readout must be 'flatten', got '{plain.readout}': it needs covariances between positions, for which "
+            "there is position_map"
+        )
+    check_pair(length1, length2, correlation)
+    return Trajectory(*_propagate(architecture, *map(gaussian.as_float, (length1, length2, correlation))))
+
+
+def position_map(
+    architecture: Convolutional | LayerNorm, length: ArrayLike, covariance: ArrayLike
+) -> Float[Array, "*batch_and_space"]:
+    """One convolution's map of the covariance K(α) = E z(α) z'(α+δ) at some offset δ, alike for all offsets:
+
+        K'(α) = σ_w² (1/q) Σ_β E φ(u)φ(v) + σ_b²,    (u, v) ~ N(0, [[q*, K(α+β)], [K(α+β), q*]]),
+
+    over the q positions β of the filter, where all positions of both images have the length q*.
+
+    Args:
+        architecture: with circular padding; its depth and readout play no role.
+        length: q* > 0, one number; one layer on it is `family_length_map(architecture, length)`.
+        covariance: K (…, *space), with as many axes of space as the filter has.
+
+    Returns:
+        K', of the shape of `covariance`.
+
+    Raises:
+        ValueError: the architecture is no convolution with circular padding, the covariance has too few axes, or
+            `length` is no single positive number.
+
+    Source: Xiao et al. 2018, section 2, for one image.
+    """
+    plain = _circular(architecture)
+    array = gaussian.as_float(covariance)
+    if array.ndim < len(plain.filter):
+        raise ValueError(f"covariance must have {len(plain.filter)} axes of space, got shape {array.shape}")
+    _check_length(length)
+    return _position_map(architecture, gaussian.as_float(length), array)
+
+
+def fourier_slopes(
+    architecture: Convolutional | LayerNorm, length: ArrayLike, correlation: ArrayLike, *, space: tuple[int, ...]
+) -> Complex[Array, "*space"]:
+    """Factors by which the waves e^{2πi Σ_j k_j α_j/S_j} on a constant covariance c q* grow in a layer,
+
+        λ_k = χ (1/q) Σ_β e^{2πi Σ_j k_j β_j/S_j},    χ = `family_slope`.
+
+    They are the eigenvalues of the Jacobian of `position_map`. The constant wave has λ_0 = χ, and no other is larger in
+    modulus; a wave dies out over −1/ln|λ_k| layers. For filters of odd size λ is real.
+
+    Args:
+        architecture: with circular padding.
+        length, correlation: q* > 0 and c of the constant covariance, one number each.
+        space: numbers of positions S_j.
+
+    Returns:
+        λ (*space), in the order of `numpy.fft.fftn`.
+
+    Raises:
+        ValueError: as in `position_map`, or `space` has not as many sizes as the filter.
+
+    Source: Xiao et al. 2018, section 2.
+    """
+    plain = _circular(architecture)
+    if len(space) != len(plain.filter) or any(size < 1 for size in space):
+        raise ValueError(f"space must be {len(plain.filter)} positive sizes, as many as the filter has, got {space}")
+    _check_length(length)
+    phases = jnp.ones(())
+    for axis, (size, k) in enumerate(zip(space, plain.filter, strict=True)):
+        angles = 2 * np.pi * np.outer(np.arange(size), _reach(k)) / size
+        mean = np.mean(np.exp(1j * angles), axis=1)
+        phases = phases * mean.reshape([-1 if i == axis else 1 for i in range(len(space))])
+    return family_slope(architecture, length, correlation) * phases
+
+
+def _split(architecture: Family) -> tuple[_Plain, bool]:
+    """The architecture without its layer norms, and whether it had them."""
+    plain = architecture.architecture if isinstance(architecture, LayerNorm) else architecture
+    if not isinstance(plain, MLP | Convolutional | Residual):
+        raise ValueError(
+            f"architecture must be an MLP, Convolutional, Residual or LayerNorm, got {type(plain).__name__}; where "
+            "positions attend to one another, pairs of inputs have no map of their own"
+        )
+    if isinstance(plain, Convolutional) and plain.padding == "same":
+        raise ValueError("padding must be 'circular' or 'valid', got 'same': zeros around make positions unlike")
+    return plain, isinstance(architecture, LayerNorm)
+
+
+def _circular(architecture: Convolutional | LayerNorm) -> Convolutional:
+    plain, _ = _split(architecture)
+    if not isinstance(plain, Convolutional) or plain.padding != "circular":
+        raise ValueError(
+            f"architecture must be Convolutional with padding='circular', or LayerNorm of it, got {architecture!r}"
+        )
+    return plain
+
+
+def _check_length(length: ArrayLike) -> None:
+    if np.ndim(length) != 0 or not (is_traced(length) or float(np.asarray(length)) > 0):
+        raise ValueError(f"length must be one positive number, got {length!r}")
+
+
+def _skip(plain: _Plain) -> tuple[float, Array]:
+    """Factors of K and of the branch in K'."""
+    return (1.0, jnp.asarray(plain.branch_scale) ** 2) if isinstance(plain, Residual) else (0.0, jnp.ones(()))
+
+
+def _features(norm: bool, q1: Array, q2: Array, covariance: Array) -> tuple[Array, Array, Array]:
+    """What φ sees: (q_1, q_2, K), or that after a layer norm."""
+    if not norm:
+        return q1, q2, covariance
+    size = jnp.sqrt(q1 * q2)
+    one, two = (jnp.where(q > 0, 1.0, 0.0).astype(q.dtype) for q in (q1, q2))
+    return one, two, jnp.where(size > 0, covariance / jnp.where(size > 0, size, 1.0), 0.0)
+
+
+def _dense(architecture: Family, q1: Array, q2: Array, covariance: Array) -> tuple[Array, Array, Array]:
+    """(q_1, q_2, K) after φ, weights and biases, without a skip connection."""
+    plain, norm = _split(architecture)
+    weight, bias = jnp.asarray(plain.weight_variance), jnp.asarray(plain.bias_variance)
+    a, b, c = _features(norm, q1, q2, covariance)
+    moments = (*(gaussian.second_moment(plain.activation, v) for v in (a, b)), gaussian.dual(plain.activation, a, b, c))
+    first, second, between = (weight * moment + bias for moment in moments)
+    return first, second, between
+
+
+@jax.jit
+def _length_map(architecture: Family, length: Array) -> Array:
+    return _covariance_map(architecture, length, length, length)[0]
+
+
+@jax.jit
+def _covariance_map(architecture: Family, q1: Array, q2: Array, covariance: Array) -> tuple[Array, Array, Array]:
+    kept, gain = _skip(_split(architecture)[0])
+    branch = _dense(architecture, q1, q2, covariance)
+    first, second, between = (kept * v + gain * w for v, w in zip((q1, q2, covariance), branch, strict=True))
+    return first, second, between
+
+
+def _correlated(q1: Array, q2: Array, covariance: Array) -> tuple[Array, Array, Array]:
+    # Rounding may leave [−1, 1] by a few units in the last place.
+    return q1, q2, jnp.clip(covariance / jnp.sqrt(q1 * q2), -1.0, 1.0)
+
+
+@jax.jit
+def _slope(architecture: Family, length: Array, correlation: Array) -> Array:
+    plain, norm = _split(architecture)
+    seen = jnp.ones_like(length) if norm else length
+    slope = jnp.asarray(plain.weight_variance) * gaussian.dual_derivative(
+        plain.activation, seen, seen, correlation * seen
+    )
+    kept, gain = _skip(plain)
+    return kept + gain * (slope / length if norm else slope)
+
+
+@jax.jit
+def _propagate(architecture: Family, length1: Array, length2: Array, correlation: Array) -> tuple[Array, ...]:
+    plain, _ = _split(architecture)
+    inputs = (length1, length2, correlation * jnp.sqrt(length1 * length2))
+    start = tuple(jnp.asarray(plain.weight_variance) * v + jnp.asarray(plain.bias_variance) for v in inputs)
+
+    def layer(state: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        after = _covariance_map(architecture, *state)
+        return after, after
+
+    # The readout is a dense layer: an MLP's last, and one more on top of residual blocks.
+    layers = plain.depth if isinstance(plain, Residual) else max(0, plain.depth - 1)
+    last, between = jax.lax.scan(layer, start, length=layers)
+    # A linear model has no features to read out.
+    ends = [_dense(architecture, *last)] if plain.depth > 0 else []
+    rows = [
+        jnp.concatenate([s[None], m, *(e[None] for e in o)]) for s, m, *o in zip(start, between, *ends, strict=True)
+    ]
+    return _correlated(*rows)
+
+
+@jax.jit
+def _position_map(architecture: Convolutional | LayerNorm, length: Array, covariance: Array) -> Array:
+    plain = _circular(architecture)
+    lengths = jnp.broadcast_to(length.astype(covariance.dtype), covariance.shape)
+    after = _covariance_map(architecture, lengths, lengths, covariance)[2]
+    # The mean over the filter, one axis after the other; of σ_b² it is σ_b².
+    for axis, k in enumerate(plain.filter, start=-len(plain.filter)):
+        after = jnp.mean(jnp.stack([jnp.roll(after, -beta, axis) for beta in _reach(k)]), axis=0)
+    return after
+
+
+def _reach(k: int) -> range:
+    """Positions that a filter of size k sees, relative to its own."""
+    return range(-((k - 1) // 2), k // 2 + 1)
