@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import prod
 from typing import NamedTuple
 
 import jax
@@ -26,36 +25,11 @@ from jaxtyping import Array, Float
 from theory.activations import Activation
 from theory.activations import activation as find_activation
 from theory.architecture import PADDINGS, READOUTS
-from theory.arrays import ArrayLike, as_float, check_finite
+from theory.arrays import ArrayLike
 from theory.kernels.layerwise import Dense
+from theory.kernels.layerwise_plan import Convolution, Plan, block_sizes, cheaper, check, images
 
 METHODS = ("auto", "positions", "gradients")
-# An elementwise operation on pairs of positions takes as long as about this many multiplications in a product of
-# matrices, for it waits for memory.
-SLOW = 8
-
-
-class Convolution(NamedTuple):
-    """One convolution of stride 1: z(α) = weight_multiplier · Σ_β h(α+β) W(β) + bias_multiplier · b.
-
-    `weight`: W (*filter, c_in, c_out), with one or two axes in the filter. `bias`: b (c_out,), or None.
-    """
-
-    weight: Float[Array, "*filter c_in c_out"]
-    bias: Float[Array, " c_out"] | None
-    weight_multiplier: ArrayLike = 1.0
-    bias_multiplier: ArrayLike = 1.0
-
-
-class _Plan(NamedTuple):
-    """What is known before compilation: `methods`, one a layer, and how many inputs of x1 and x2 at once."""
-
-    activation: Activation
-    padding: str
-    readout: str
-    full: bool
-    methods: tuple[str, ...]
-    blocks: tuple[int, int]
 
 
 def layerwise_convolutional_ntk(
@@ -106,101 +80,26 @@ def layerwise_convolutional_ntk(
         raise ValueError(f"memory must be positive, a number of bytes, got {memory}")
     if not convolutions:
         raise ValueError("convolutions must have at least one layer, got none; for dense layers use layerwise_ntk")
-    first = _images("x1", x1, convolutions[0])
-    second = None if x2 is None else _images("x2", x2, convolutions[0])
+    first = images("x1", x1, convolutions[0])
+    second = None if x2 is None else images("x2", x2, convolutions[0])
     if second is not None and second.shape[1:] != first.shape[1:]:
         raise ValueError(f"x1 and x2 must be images of one shape, got {first.shape[1:]} and {second.shape[1:]}")
     dtype = jnp.result_type(first, last.weight, *([] if second is None else [second]))
-    sizes = _check(convolutions, last, first.shape[1:], padding, readout)
+    sizes = check(convolutions, last, first.shape[1:], padding, readout)
     counts, k = (len(first), len(first if second is None else second)), last.weight.shape[1]
     methods = tuple(
-        method if method != "auto" else _cheaper(conv.weight.shape, sizes[i : i + 2], counts, k, full)
+        method if method != "auto" else cheaper(conv.weight.shape, sizes[i : i + 2], counts, k, full)
         for i, conv in enumerate(convolutions)
     )
-    blocks = _block_sizes(convolutions, sizes, k, full, methods, memory / dtype.itemsize, counts)
-    plan = _Plan(find_activation(activation), padding, readout, full, methods, blocks)
+    blocks = block_sizes(convolutions, sizes, k, full, methods, memory / dtype.itemsize, counts)
+    plan = Plan(find_activation(activation), padding, readout, full, methods, blocks)
     second = None if second is None else second.astype(dtype)
     return _kernel(plan, tuple(convolutions), last, first.astype(dtype), second)
 
 
-def _images(name: str, value: ArrayLike, layer: Convolution) -> Float[Array, "n *space c"]:
-    array = as_float(value)
-    if layer.weight.ndim not in (3, 4):
-        raise ValueError(f"convolutions[0].weight must have shape (*filter, c_in, c_out), got {layer.weight.shape}")
-    if array.ndim != layer.weight.ndim:
-        raise ValueError(f"{name} must have {layer.weight.ndim} axes, (examples, *space, channels), got {array.shape}")
-    check_finite(name, array)
-    return array
-
-
-def _check(
-    convolutions: Sequence[Convolution], last: Dense, shape: tuple[int, ...], padding: str, readout: str
-) -> list[tuple[int, ...]]:
-    """Sizes in space of what enters each layer, and the readout."""
-    space, channels = shape[:-1], shape[-1]
-    sizes = [space]
-    for i, layer in enumerate(convolutions):
-        name, weight = f"convolutions[{i}]", layer.weight.shape
-        if len(weight) != len(space) + 2 or weight[-2] != channels:
-            raise ValueError(f"{name}.weight must have {len(space)} axes and ({channels}, c_out), got {weight}")
-        if any(size < k for size, k in zip(space, weight, strict=False)):
-            raise ValueError(f"{name}.weight must have a filter no larger than its input {space}, got {weight[:-2]}")
-        if layer.bias is not None and layer.bias.shape != weight[-1:]:
-            raise ValueError(f"{name}.bias must have shape ({weight[-1]},), got {layer.bias.shape}")
-        if padding == "valid":
-            space = tuple(size - k + 1 for size, k in zip(space, weight, strict=False))
-        channels = weight[-1]
-        sizes.append(space)
-    features = channels * (prod(space) if readout == "flatten" else 1)
-    if len(last.weight.shape) != 2 or last.weight.shape[0] != features:
-        raise ValueError(f"last.weight must have shape ({features}, k), got {last.weight.shape}")
-    if last.bias is not None and last.bias.shape != last.weight.shape[1:]:
-        raise ValueError(f"last.bias must have shape ({last.weight.shape[1]},), got {last.bias.shape}")
-    return sizes
-
-
-def _cheaper(
-    weight: tuple[int, ...], sizes: Sequence[tuple[int, ...]], counts: tuple[int, int], k: int, full: bool
-) -> str:
-    """The way with fewer multiplications in one layer."""
-    taps, (c_in, c_out) = weight[:-2], weight[-2:]
-    (entering, leaving), (n1, n2) = (prod(size) for size in sizes), counts
-    gradients = prod(taps) * c_in * c_out * (k * leaving * (n1 + n2) + n1 * n2 * k ** (2 if full else 1))
-    pair = entering**2 * c_in + leaving**2 * k * c_out + SLOW * leaving**2 * sum(taps)
-    return "positions" if n1 * n2 * (pair + leaving * k**2 * c_out * full) < gradients else "gradients"
-
-
-def _block_sizes(
-    convolutions: Sequence[Convolution],
-    sizes: Sequence[tuple[int, ...]],
-    k: int,
-    full: bool,
-    methods: tuple[str, ...],
-    numbers: float,
-    counts: tuple[int, int],
-) -> tuple[int, int]:
-    """How many images of x1 and of x2 at once, so that half of `numbers` holds them and half their pairs."""
-    image, pair = 0, 1
-    for i, (layer, way) in enumerate(zip(convolutions, methods, strict=True)):
-        c_in, c_out = layer.weight.shape[-2:]
-        leaving = prod(sizes[i + 1])
-        around = prod(size + taps for size, taps in zip(sizes[i], layer.weight.shape, strict=False))
-        image += 2 * (around * c_in + k * leaving * c_out) + (k * c_in * c_out if way == "gradients" else 0)
-        if way == "positions":
-            pair = max(pair, 4 * around**2 + (k * leaving * c_out if full else 0))
-    # As in `empirical_ntk` x1 has the larger share: the passes through x2 are taken again for each block of x1.
-    rows = min(counts[0], max(1, int(0.375 * numbers / image)))
-    columns = min(counts[1], max(1, int(0.125 * numbers / image)))
-    excess = rows * columns * pair / (0.5 * numbers)
-    if excess > 1:
-        rows = max(1, int(rows / excess**0.5))
-        columns = max(1, min(columns, int(0.5 * numbers / (rows * pair))))
-    return rows, columns
-
-
 @partial(jax.jit, static_argnums=0)
 def _kernel(
-    plan: _Plan,
+    plan: Plan,
     convolutions: tuple[Convolution, ...],
     last: Dense,
     x1: Float[Array, "n1 *space c"],
@@ -208,12 +107,12 @@ def _kernel(
 ) -> Array:
     second = x1 if x2 is None else x2
 
-    def rows(images: Array) -> Array:
-        one = _pass(plan, convolutions, last, images)
+    def rows(some: Array) -> Array:
+        one = _pass(plan, convolutions, last, some)
 
         def columns(others: Array) -> Array:
             # One set of images that fits as a whole passes once.
-            same = x2 is None and len(others) == len(images) == len(x1)
+            same = x2 is None and len(others) == len(some) == len(x1)
             two = one if same else _pass(plan, convolutions, last, others)
             return jnp.swapaxes(_contract(plan, convolutions, last, one, two), 0, 1)
 
@@ -246,7 +145,7 @@ class _Passes(NamedTuple):
     slopes: list[Array]
 
 
-def _pass(plan: _Plan, convolutions: tuple[Convolution, ...], last: Dense, x: Float[Array, "n *space c"]) -> _Passes:
+def _pass(plan: Plan, convolutions: tuple[Convolution, ...], last: Dense, x: Float[Array, "n *space c"]) -> _Passes:
     def run(shifts: list[Array]) -> tuple[Array, tuple[list[Array], Array]]:
         """The outputs where z_l is z_l plus a shift: their derivatives by the shifts are the sensitivities."""
         h, below = x, []
@@ -289,7 +188,7 @@ def _convolve(padding: str, h: Array, weight: Array) -> Array:
     )
 
 
-def _contract(plan: _Plan, convolutions: tuple[Convolution, ...], last: Dense, one: _Passes, two: _Passes) -> Array:
+def _contract(plan: Plan, convolutions: tuple[Convolution, ...], last: Dense, one: _Passes, two: _Passes) -> Array:
     """The sum of all layers' contributions, (n1, n2) or (n1, n2, k, k)."""
     inner = jnp.asarray(last.weight_multiplier, one.top.dtype) ** 2 * _einsum("ni,mi->nm", one.top, two.top)
     inner = inner if last.bias is None else inner + jnp.asarray(last.bias_multiplier, inner.dtype) ** 2
@@ -305,7 +204,7 @@ def _contract(plan: _Plan, convolutions: tuple[Convolution, ...], last: Dense, o
     return total
 
 
-def _by_positions(plan: _Plan, layer: Convolution, h1: Array, h2: Array, delta1: Array, delta2: Array) -> Array:
+def _by_positions(plan: Plan, layer: Convolution, h1: Array, h2: Array, delta1: Array, delta2: Array) -> Array:
     """Pairs of positions (n1, α, n2, α'); summed over outputs unless `full`."""
     axes, (n1, n2) = h1.ndim - 2, (len(h1), len(h2))
     overlap = jnp.tensordot(h1, h2, (-1, -1), precision=jax.lax.Precision.HIGHEST)
@@ -322,11 +221,13 @@ def _by_positions(plan: _Plan, layer: Convolution, h1: Array, h2: Array, delta1:
     if layer.bias is not None:
         both = both + jnp.asarray(layer.bias_multiplier, h1.dtype) ** 2
     if not plan.full:
-        return jnp.sum(both * _einsum("knso,kmto->nsmt", delta1, delta2), axis=(1, 3))
+        # On a CPU sums along an axis take seven times as long as products with a vector of ones.
+        ones = jnp.ones((positions,), both.dtype)
+        return _einsum("nsmt,t->nsm", both * _einsum("knso,kmto->nsmt", delta1, delta2), ones).sum(axis=1)
     return _einsum("knso,nsmlo->nmkl", delta1, _einsum("nsmt,lmto->nsmlo", both, delta2))
 
 
-def _by_gradients(plan: _Plan, layer: Convolution, h1: Array, h2: Array, delta1: Array, delta2: Array) -> Array:
+def _by_gradients(plan: Plan, layer: Convolution, h1: Array, h2: Array, delta1: Array, delta2: Array) -> Array:
     """The gradients by one tap at a time, (k, n, c_in, c_out), and their products."""
     filter_ = layer.weight.shape[:-2]
     pattern = "knio,lmio->nmkl" if plan.full else "knio,kmio->nm"

@@ -13,15 +13,8 @@ from experiments.networks import init_members
 from theory.architecture import Convolutional, activation
 from theory.kernels import empirical_ntk
 from theory.kernels.layerwise import Dense, layerwise_ntk
-from theory.kernels.layerwise_convolutional import (
-    Convolution,
-    _block_sizes,
-    _cheaper,
-    _check,
-    _kernel,
-    _Plan,
-    layerwise_convolutional_ntk,
-)
+from theory.kernels.layerwise_convolutional import _kernel, layerwise_convolutional_ntk
+from theory.kernels.layerwise_plan import Convolution, Plan, block_sizes, cheaper, check
 
 
 def layers(net, params):
@@ -100,10 +93,10 @@ def test_one_position_is_a_dense_network(getkey, rng):
 
 def test_the_cheaper_way_depends_on_positions_and_channels():
     wide, narrow = (3, 3, 256, 256), (3, 3, 8, 8)
-    assert _cheaper(wide, [(4, 4), (4, 4)], (50, 50), 1, False) == "positions"
-    assert _cheaper(narrow, [(16, 16), (16, 16)], (50, 50), 1, False) == "gradients"
+    assert cheaper(wide, [(4, 4), (4, 4)], (50, 50), 1, False) == "positions"
+    assert cheaper(narrow, [(16, 16), (16, 16)], (50, 50), 1, False) == "gradients"
     # Images of 3 channels have few gradients in their first layer.
-    assert _cheaper((3, 3, 3, 256), [(32, 32), (32, 32)], (50, 50), 1, False) == "gradients"
+    assert cheaper((3, 3, 3, 256), [(32, 32), (32, 32)], (50, 50), 1, False) == "gradients"
 
 
 @pytest.mark.parametrize("method", ["positions", "gradients"])
@@ -111,9 +104,9 @@ def test_memory_is_bounded(method):
     """What the compiled program sets aside for 200 images, which do not fit at once."""
     convolutions = [Convolution(jnp.ones((3, 3, 3, 8)), None), Convolution(jnp.ones((3, 3, 8, 8)), None)]
     last, x, memory = Dense(jnp.ones((8, 1)), None), jnp.ones((200, 8, 8, 3)), 1e6 if method == "gradients" else 2e7
-    sizes, counts = _check(convolutions, last, x.shape[1:], "same", "pool"), (200, 200)
-    blocks = _block_sizes(convolutions, sizes, 1, False, (method,) * 2, memory / 8, counts)
-    plan = _Plan(activation("relu"), "same", "pool", False, (method,) * 2, blocks)
+    sizes, counts = check(convolutions, last, x.shape[1:], "same", "pool"), (200, 200)
+    blocks = block_sizes(convolutions, sizes, 1, False, (method,) * 2, memory / 8, counts)
+    plan = Plan(activation("relu"), "same", "pool", False, (method,) * 2, blocks)
     assert blocks[0] < 200
     analysis: Any = _kernel.lower(plan, tuple(convolutions), last, x, None).compile().memory_analysis()
     assert 0.1 * memory < analysis.temp_size_in_bytes < 1.2 * memory
