@@ -42,16 +42,17 @@ def sample(net, members, key, x):
     return [np.asarray(part) for part in run(jax.random.split(key, members))]
 
 
-@pytest.mark.parametrize("name", list(FAMILIES))
+# Pooled attention over two layers has a test of its own below.
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "attention, pooled"])
 def test_kernels_at_the_start_are_those_of_the_limit(name, getkey, rng):
-    """Width 64, 16 outputs, 400 members: an error of 1 % and a bias of finite width of (layers)/64."""
+    """Width 64, 16 outputs, 400 members: errors of 1 to 2 %, and a bias of finite width of the order 1/64."""
     architecture, shape = FAMILIES[name]
     x, width, count = rng.normal(size=(2, *shape)), 64, 400
     found = sample(build(name, width), count, getkey(), x)
     for values, kernel in zip(found, (nngp(architecture, x), ntk(architecture, x)), strict=True):
         error = values.std(axis=0) / count**0.5
         size = float(np.max(kernel))
-        # The relative bias is b/width, with |b| below 2.2 in all of these (2000 members, widths 32 and 64).
+        # The relative bias is b/width, with |b| at most 2.2 ± 0.2 in all of these (5000 members of width 24).
         allowed = 4 * error + 3 / width * size
         np.testing.assert_array_less(np.abs(values.mean(axis=0) - kernel), allowed)
         # So that values alone, keys counted like them, or a lost factor √H would be seen.

@@ -168,7 +168,7 @@ def test_ensembles_are_trained_as_mlps_are(name, getkey, rng):
     np.testing.assert_allclose(trained.values[0, 0], outputs, rtol=1e-4, atol=1e-6)
 
 
-@SOME
+@pytest.mark.parametrize("name", ["normalised convolution", "attention, pooled"])
 def test_empirical_kernels_and_parametrisations(name, getkey, rng):
     """The standard parametrisation draws the same function; rates of learning have the parameters' structure."""
     shape = FAMILIES[name][1]
@@ -184,6 +184,45 @@ def test_empirical_kernels_and_parametrisations(name, getkey, rng):
     gradients = jax.tree.leaves(jax.jit(jax.jacrev(lambda p: net.apply(p, x)[:, 0]))(params))
     expected = sum(np.asarray(g).reshape(3, -1) @ np.asarray(g).reshape(3, -1).T for g in gradients)
     np.testing.assert_allclose(kernel, expected, rtol=1e-10)
+
+
+def test_mean_field_and_mup_train_the_same_residual_function(getkey, rng):
+    """At σ_w = 1 they differ by a symmetry, if first layer, branches and readout have the roles that they are given."""
+    architecture = Residual(1, "tanh", 1.0, 1.0, branch_scale=SCALE)
+    x, y = rng.normal(size=(4, 3)), rng.normal(size=(4, 1))
+    nets = [residual_network(architecture, width=6, inputs=3, parametrisation=name) for name in ("mean-field", "mup")]
+    normals, losses = jax.random.normal(getkey(), (nets[0].parameters,), jnp.float64), []
+    for net in nets:
+        # The same effective weights: multiplier times parameter.
+        params = nets[0].assemble(normals)
+        for layer, old, new in zip(params, nets[0].scales(), net.scales(), strict=True):
+            for part, before, after in zip(("weight", "bias"), old, new, strict=True):
+                layer[part] = layer[part] * before.multiplier / after.multiplier
+
+        @jax.jit
+        def steps(params, net=net):
+            loss = SquaredError(net)
+            for _ in range(3):
+                slope = jax.grad(loss)(params, (x, y))
+                params = jax.tree.map(lambda p, r, g: p - r * g, params, net.learning_rates(0.1), slope)
+            return loss(params, (x, y))
+
+        losses.append((float(SquaredError(net)(params, (x, y))), float(steps(params))))
+    assert losses[0][1] < 0.9 * losses[0][0]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-10)
+
+
+def test_networks_without_biases_have_no_such_parameters(getkey):
+    """Weights alone: 2·4 of the input, 3 heads of 4·4 thrice, 4 of the readout."""
+    net = attention_network(Attention(1, readout="pool"), width=4, heads=3, positions=2, channels=2)
+    params = net.init(getkey(), jnp.float64)
+    assert net.parameters == 2 * 4 + 3 * 3 * 4 * 4 + 4
+    assert all(set(entry) == {"weight"} for entry in params)
+    # ReLU without biases is homogeneous, but the attention weights are not: only blunt ones leave the scale alone.
+    x = jnp.asarray([[[1.0, 2.0], [0.5, -1.0]]])
+    blunt = attention_network(Attention(1, sharpness=0.0, readout="pool"), width=4, heads=3, positions=2, channels=2)
+    np.testing.assert_allclose(evaluate(blunt, params, 2 * x), 2 * evaluate(blunt, params, x), rtol=1e-12)
+    assert abs(float(evaluate(net, params, 2 * x)[0, 0] / evaluate(net, params, x)[0, 0]) - 2) > 1e-3
 
 
 def test_entry_by_type():
