@@ -48,7 +48,10 @@ def family_network(
     """
     plain = architecture.architecture if isinstance(architecture, LayerNorm) else architecture
     if not isinstance(plain, MLP | Convolutional | Residual | Attention):
-        raise ValueError(f"architecture must be a family of theory.architecture, got {type(plain).__name__}")
+        raise ValueError(
+            f"architecture must be MLP, Convolutional, Residual, LayerNorm or Attention, got {type(plain).__name__}; "
+            "for StandardBiases take its architecture, and other learning rates for the biases"
+        )
     sizes = tuple(int(size) for size in ((shape,) if isinstance(shape, int) else shape))
     axes = len(plain.filter) + 1 if isinstance(plain, Convolutional) else 2 if isinstance(plain, Attention) else 1
     if len(sizes) != axes:

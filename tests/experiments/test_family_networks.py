@@ -265,7 +265,7 @@ def test_finite_networks_know_the_architecture_and_nothing_else_of_theory():
         (LayerNorm(RESIDUAL), {"shape": 3, "width": 1}, "width must be at least 2 under a layer norm"),
         (LayerNorm(MLP(2)), {"shape": 3, "width": (4, 1)}, "width must be at least 2 under a layer norm"),
         (LayerNorm(MLP(2)), {"shape": 3, "parametrisation": "tnk"}, "tnk"),
-        ("mlp", {"shape": 3}, "architecture must be a family of theory.architecture, got str"),
+        ("mlp", {"shape": 3}, "architecture must be MLP, Convolutional, Residual, LayerNorm or Attention, got str"),
     ],
 )
 def test_wrong_arguments_are_named(architecture, options, message):

@@ -194,7 +194,8 @@ def _split(architecture: Family) -> tuple[_Plain, bool]:
     if not isinstance(plain, MLP | Convolutional | Residual):
         raise ValueError(
             f"architecture must be an MLP, Convolutional, Residual or LayerNorm, got {type(plain).__name__}; where "
-            "positions attend to one another, pairs of inputs have no map of their own"
+            "positions attend to one another a pair of them has no map of its own, and StandardBiases has the maps of "
+            "its architecture"
         )
     if isinstance(plain, Convolutional) and plain.padding == "same":
         raise ValueError("padding must be 'circular' or 'valid', got 'same': zeros around make positions unlike")
