@@ -3,8 +3,11 @@
     python -m experiments.benchmarks.kernels [--repetitions 3] [--inputs 8192] [--points 256] [--width 1024]
 
 First the tangent kernel of infinitely wide networks on many inputs, symmetric and in single precision, against
-neural-tangents compiled by the same JAX; with it the bare product of the inputs, below which nobody can go, and the
-memory of both programs as the compiler plans it. Then the tangent kernel of a finite network, against NTK–vector
+neural-tangents compiled by the same JAX, and the memory of both programs as the compiler plans it, which is that of the
+result alone for a peer that fuses all layers. A second table says where our time goes and what limits it: half of the
+bare product of all inputs with all, at the speed of one large product, and the loop over all layers of a tile's entries
+(from angles and polynomials) are needed by any such program. "At most" is the ratio that these two alone would leave.
+Then the tangent kernel of a finite network, against NTK–vector
 products and structured derivatives of neural-tangents and against contracted Jacobians (what torch.func's recipe does);
 with it the bare matrix products that it needs. All ways of one row take turns; times are the best of the repetitions,
 after a first run that compiles.
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,8 +27,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from experiments.networks import network
+from theory.activations import PiecewiseLinear
 from theory.architecture import MLP
-from theory.kernels import empirical_ntk, ntk
+from theory.kernels import empirical_ntk, ntk, tiles
 from theory.kernels.layerwise import Dense, layerwise_ntk
 
 FEATURES = 784
@@ -93,7 +98,29 @@ def infinite(activation: str, depth: int, x: Float[Array, "n d"], repetitions: i
         raise RuntimeError(f"neural-tangents gives another kernel for {activation} at depth {depth}")
     compiled = {name: jax.jit(f) for name, f in (("peer", theirs), ("ours", ours), ("product", product))}
     found = race([Way(name, lambda f=f: f(x)) for name, f in compiled.items()], repetitions)
+    found |= _profile(architecture, x, repetitions)
     return found | {"peer memory": megabytes(theirs, x), "our memory": megabytes(ours, x)}
+
+
+def _profile(architecture: MLP, x: Float[Array, "n d"], repetitions: int) -> dict[str, float]:
+    """Seconds of the products and of the layers of all tiles, each from one tile of far inputs."""
+    side = min(tiles.SIDE, len(x) // 2)
+    points, _ = jax.jit(partial(tiles._points, architecture, tangent=True, standard=False))(x)
+    left, right = (points.tile(jnp.int32(start), side) for start in (0, side))
+    layers = tiles._kinked if isinstance(architecture.activation.function, PiecewiseLinear) else tiles._smooth
+    product = jax.jit(tiles._product)
+    entries = jax.jit(partial(layers, architecture, tangent=True, standard=False))
+    cosine = product(left.unit, right.unit)
+    # Often enough for times of milliseconds.
+    found = race(
+        [
+            Way("tiles' products", lambda: product(left.unit, right.unit)),
+            Way("tiles' layers", lambda: entries(left, right, cosine)),
+        ],
+        20 * repetitions,
+    )
+    rows = -(-len(x) // side)
+    return {name: seconds * rows * (rows + 1) / 2 for name, seconds in found.items()}
 
 
 def finite(width: int, points: int, repetitions: int) -> dict[str, float]:
@@ -176,8 +203,17 @@ def main() -> None:
     device = jax.devices()[0].device_kind
     x = jnp.asarray(np.random.default_rng(0).standard_normal((options.inputs, FEATURES)), jnp.float32)
     title = f"NTK of {options.inputs} inputs of {FEATURES} features, float32, on {device}"
-    headings = "activation", "depth", "peer, s", "ours, s", "ratio", "product / peer", "memory, ours / peer"
-    table = Table(*headings, title=title)
+    table = Table("activation", "depth", "peer, s", "ours, s", "ratio", "memory, ours / peer", title=title)
+    headings = (
+        "activation",
+        "depth",
+        "half product, s",
+        "tiles' products, s",
+        "tiles' layers, s",
+        "the rest, s",
+        "at most",
+    )
+    where = Table(*headings, title="where our time goes")
     for activation, depth in INFINITE:
         row = infinite(activation, depth, x, options.repetitions)
         table.add_row(
@@ -186,10 +222,14 @@ def main() -> None:
             f"{row['peer']:.2f}",
             f"{row['ours']:.2f}",
             f"{row['peer'] / row['ours']:.1f}",
-            f"{row['product'] / row['peer']:.2f}",
             f"{row['our memory'] / row['peer memory']:.2f}",
         )
+        half, products, entries = row["product"] / 2, row["tiles' products"], row["tiles' layers"]
+        seconds = (half, products, entries, row["ours"] - products - entries)
+        at_most = row["peer"] / (half + entries)
+        where.add_row(activation, str(depth), *(f"{s:.2f}" for s in seconds), f"{at_most:.1f}")
     console.print(table)
+    console.print(where)
     row = finite(options.width, options.points, options.repetitions)
     title = f"empirical NTK, 3 × {options.width} units, 10 outputs, {options.points}² points, on {device}"
     table = Table("way", "s", "times ours", title=title)
