@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
 from theory.architecture import MLP, Attention, Convolutional, LayerNorm, Residual
-from theory.arrays import ArrayLike
+from theory.arrays import ArrayLike, as_float
 from theory.kernels.attention import attention_kernels
 from theory.kernels.convolutional import convolutional_kernels
 from theory.kernels.pair import KernelPair
@@ -17,9 +21,23 @@ def family_kernels(
 ) -> KernelPair:
     """NNGP and NTK of an architecture other than an MLP; `standard` says how biases count, as in `StandardBiases`.
 
+    Inputs in single precision are computed in double, and the result is rounded: angles lose half of the digits that
+    products have.
+
     Raises:
         ValueError: there are no kernels for this type; or as the family's own function says.
     """
+    first, second = as_float(x1), None if x2 is None else as_float(x2)
+    dtype = first.dtype if second is None else jnp.result_type(first, second)
+    if dtype == jnp.float64:
+        return _kernels(architecture, first, second, standard)
+    with jax.enable_x64(True):
+        wide = None if second is None else second.astype(jnp.float64)
+        kernels = _kernels(architecture, first.astype(jnp.float64), wide, standard)
+        return KernelPair(*(kernel.astype(dtype) for kernel in kernels))
+
+
+def _kernels(architecture: Family, x1: Array, x2: Array | None, standard: bool) -> KernelPair:
     if isinstance(architecture, Attention):
         return attention_kernels(architecture, x1, x2, standard=standard)
     plain = architecture.architecture if isinstance(architecture, LayerNorm) else architecture
