@@ -33,7 +33,7 @@ MEMBERS, POINTS, INPUTS, RATE = 32, 32, 10, 0.01
 # Widths and steps of very many networks.
 MANY_WIDTHS, MANY_STEPS = (32, 128), 1000
 # Flops that one repetition takes in each of the ways where the limits on its steps allow: long enough to be timed.
-WORK, FEWEST, MOST = 2e10, 16, 1000
+WORK, FEWEST, MOST = 2e10, 50, 1000
 
 
 class Row(NamedTuple):
