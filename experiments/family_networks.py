@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -52,7 +53,12 @@ def family_network(
             f"architecture must be MLP, Convolutional, Residual, LayerNorm or Attention, got {type(plain).__name__}; "
             "for StandardBiases take its architecture, and other learning rates for the biases"
         )
-    sizes = tuple(int(size) for size in ((shape,) if isinstance(shape, int) else shape))
+    sizes = tuple(np.atleast_1d(np.asarray(shape)).tolist())
+    if not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
+        raise ValueError(f"shape must be whole numbers, those of x.shape[1:], got {shape!r}")
+    if isinstance(width, float | np.floating):
+        raise ValueError(f"width must be an integer of at least 1, got {width!r}")
+    width = int(width) if isinstance(width, np.integer) else width
     axes = len(plain.filter) + 1 if isinstance(plain, Convolutional) else 2 if isinstance(plain, Attention) else 1
     if len(sizes) != axes:
         raise ValueError(f"shape must be that of one input, with {axes} axes for {type(plain).__name__}, got {sizes}")

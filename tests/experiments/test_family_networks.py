@@ -262,6 +262,8 @@ def test_finite_networks_know_the_architecture_and_nothing_else_of_theory():
         (RESIDUAL, {"shape": 3, "heads": 2}, "heads must be left out for Residual"),
         (RESIDUAL, {"shape": 3, "width": (4, 4)}, r"width must be one integer, got \(4, 4\)"),
         (RESIDUAL, {"shape": 0}, "inputs must be at least 1, got 0"),
+        (RESIDUAL, {"shape": 3.5}, "shape must be whole numbers"),
+        (LayerNorm(MLP(2)), {"shape": 3, "width": 8.0}, "width must be an integer of at least 1, got 8.0"),
         (LayerNorm(RESIDUAL), {"shape": 3, "width": 1}, "width must be at least 2 under a layer norm"),
         (LayerNorm(MLP(2)), {"shape": 3, "width": (4, 1)}, "width must be at least 2 under a layer norm"),
         (LayerNorm(MLP(2)), {"shape": 3, "parametrisation": "tnk"}, "tnk"),

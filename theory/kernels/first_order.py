@@ -224,8 +224,8 @@ def first_order(architecture: MLP, x: ArrayLike) -> FirstOrder:
 
     Args:
         architecture: an MLP with L ≥ 1 hidden layers, any activation, and variances that are numbers.
-        x: inputs (N, d). Time and memory grow as N⁴: seconds for N = 4, half a minute a layer for N = 8, a second
-            for piecewise linear activations. Equal inputs are counted once.
+        x: inputs (N, d). Time grows as N⁴, memory as N⁶: seconds for N = 4, half a minute a layer for N = 8, a second
+            for piecewise linear activations; 0.6 GB for N = 22. Equal inputs are counted once.
 
     Returns:
         Limits and coefficients in double precision, relatively to 1e-10 for piecewise linear activations, and for tanh,
@@ -247,16 +247,22 @@ def first_order(architecture: MLP, x: ArrayLike) -> FirstOrder:
         raise ValueError("depth must be at least 1 hidden layer: without one the output is Gaussian, and Θ constant")
     if is_traced(architecture.weight_variance) or is_traced(architecture.bias_variance):
         raise ValueError("weight_variance and bias_variance must be numbers here; the quadrature is not traced")
-    weight, bias = (float(np.asarray(v)) for v in (architecture.weight_variance, architecture.bias_variance))
+    weight, bias = (np.asarray(v, np.float64) for v in (architecture.weight_variance, architecture.bias_variance))
+    if weight.size != 1 or bias.size != 1:
+        shapes = f"{weight.shape} and {bias.shape}"
+        raise ValueError(f"weight_variance and bias_variance must be one number each, got shapes {shapes}; use a loop")
+    weight, bias = weight.item(), bias.item()
     with jax.enable_x64(True):
         inputs = np.asarray(rows("x", x), np.float64)
     # Distinct inputs in the order of the caller's, so that errors name his.
+    if len(inputs) == 0:
+        raise ValueError(f"x must have at least one input, got shape {inputs.shape}")
     _, first, where = np.unique(inputs, axis=0, return_index=True, return_inverse=True)
     points, where = inputs[np.sort(first)], np.argsort(np.argsort(first))[where.ravel()]
-    n = len(points)
+    n, names = len(points), [int(i) for i in np.sort(first)]
     state = start(weight * points @ points.T / points.shape[1] + bias)
     for _ in range(architecture.depth):
-        state = advance(state, layer_moments(architecture.activation, state.g, n), weight, bias)
+        state = advance(state, layer_moments(architecture.activation, state.g, n, names), weight, bias)
     two = np.ix_(where, where)
     four = np.ix_(where, where, where, where)
     index = matrix(np.arange(len(pairs(n)), dtype=np.float64), n).astype(int)[two]

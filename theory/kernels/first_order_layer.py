@@ -4,6 +4,7 @@ Pairs p = (a, b), a ≤ b, of inputs index the entries of symmetric matrices, in
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -107,8 +108,10 @@ def advance(state: State, moments: Moments, weight_variance: float, bias_varianc
     return State(g, g + t * state.r, dg, dr, gg, gr, rr, p, q)
 
 
-def layer_moments(activation: Activation, g: Float[np.ndarray, " pair"], inputs: int) -> Moments:
-    """All that `advance` needs of φ at pre-activations of covariance G.
+def layer_moments(
+    activation: Activation, g: Float[np.ndarray, " pair"], inputs: int, names: Sequence[int] | None = None
+) -> Moments:
+    """All that `advance` needs of φ at pre-activations of covariance G; `names` are the inputs' in messages.
 
     Warns:
         PrecisionWarning: φ has kinks elsewhere than at zero, or kinks and inputs that are nearly parallel.
@@ -117,7 +120,7 @@ def layer_moments(activation: Activation, g: Float[np.ndarray, " pair"], inputs:
         ValueError: pre-activations of variance zero, or parallel inputs where φ is not smooth.
     """
     covariance, entries = matrix(g, inputs), pairs(inputs)
-    smooth = _check(activation, covariance)
+    smooth = _check(activation, covariance, range(inputs) if names is None else names)
     where = {entry: i for i, entry in enumerate(entries)}
     p = len(entries)
     v, t, tilt, bend = np.zeros(p), np.zeros(p), np.zeros((inputs,) * 3), np.zeros((p, inputs, inputs))
@@ -134,11 +137,11 @@ def layer_moments(activation: Activation, g: Float[np.ndarray, " pair"], inputs:
     return Moments(v, v1, v2, t, t1, t2, bend, tilt, four_points(activation, covariance))
 
 
-def _check(activation: Activation, covariance: Float[np.ndarray, "n n"]) -> bool:
+def _check(activation: Activation, covariance: Float[np.ndarray, "n n"], names: Sequence[int]) -> bool:
     """Whether φ is smooth; warnings and errors are those of `layer_moments`."""
     variances = np.diag(covariance)
     if not (variances > 0).all():
-        raise ValueError(f"input {int(np.argmin(variances))} has pre-activations of variance zero; leave it out")
+        raise ValueError(f"input {names[int(np.argmin(variances))]} has pre-activations of variance zero; leave it out")
     piecewise = isinstance(activation.function, PiecewiseLinear)
     if not piecewise:
         if is_smooth(activation, float(np.max(variances))):
@@ -146,15 +149,16 @@ def _check(activation: Activation, covariance: Float[np.ndarray, "n n"]) -> bool
         _check_kinks(activation, float(np.max(variances)))
     cosine = covariance / np.sqrt(np.outer(variances, variances))
     sine2 = np.where(np.eye(len(cosine)) == 1, 1.0, 1 - cosine**2)
-    a, b = np.unravel_index(np.argmin(sine2), sine2.shape)
+    a, b = (int(i) for i in np.unravel_index(np.argmin(sine2), sine2.shape))
+    which = f"inputs {names[a]} and {names[b]}"
     narrow, singular = PARALLEL["closed" if piecewise else "hermite"]
     if sine2[a, b] < singular:
         raise ValueError(
-            f"inputs {a} and {b} are parallel in a layer, with 1 − ρ² = {max(sine2[a, b], 0.0):.1e}; activation "
+            f"{which} are parallel in a layer, with 1 − ρ² = {max(sine2[a, b], 0.0):.1e}; activation "
             f"{activation.name!r} is not smooth and needs {singular:g}: give one of them only (equal ones may repeat)"
         )
     if sine2[a, b] < narrow:
-        message = f"inputs {a} and {b} are nearly parallel in a layer: 1 − ρ² = {sine2[a, b]:.1e} leaves few digits"
+        message = f"{which} are nearly parallel in a layer: 1 − ρ² = {sine2[a, b]:.1e} leaves few digits"
         warnings.warn(message, PrecisionWarning, stacklevel=4)
     return False
 

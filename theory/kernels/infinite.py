@@ -15,6 +15,7 @@ from theory.hermite_series import duals
 from theory.kernels.angles import after_layer, gram
 from theory.kernels.families import Family, family_kernels
 from theory.kernels.tiles import is_tiled, tiled
+from theory.kernels.zero_variance import slope_with_zeros
 
 
 class Kernels(NamedTuple):
@@ -192,7 +193,8 @@ def _recursion(
 
     def self_step(kernels: SelfKernels) -> SelfKernels:
         variance = weight_variance * second_moment(activation, kernels.nngp) + bias_variance
-        slope = weight_variance * derivative_second_moment(activation, kernels.nngp)
+        q = kernels.nngp
+        slope = weight_variance * slope_with_zeros(activation, q, q, derivative_second_moment(activation, q))
         return SelfKernels(variance, variance + learned + slope * kernels.ntk)
 
     def with_diagonal(matrix: Array, diagonal: Array | float) -> Array:
@@ -210,6 +212,7 @@ def _recursion(
         a, b = kernels.rows.nngp[:, None], kernels.columns.nngp[None, :]
         c, r = kernels.nngp, kernels.sine2
         dual, slope = duals(activation, a, b, c, r)
+        slope = slope_with_zeros(activation, a, b, slope)
         covariance = weight_variance * dual + bias_variance
         tangent = covariance + learned + weight_variance * slope * kernels.ntk
         rows = self_step(kernels.rows)

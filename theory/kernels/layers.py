@@ -18,6 +18,7 @@ from theory.gaussian import second_moment
 from theory.hermite_series import duals
 from theory.kernels.angles import after_layer
 from theory.kernels.sums import Gaps, gaps, sine_of_sum
+from theory.kernels.zero_variance import slope_with_zeros
 
 IDENTITY = PiecewiseLinear(1.0, 1.0)
 
@@ -90,7 +91,7 @@ def activate(activation: Activation, layer: Layer) -> Layer:
     a, b = (jnp.broadcast_to(v, shape) for v in (layer.first, layer.second))
     c, r = layer.covariance, layer.sine2
     covariance, slope = duals(activation, layer.first, layer.second, c, r)
-    tangent = slope * layer.tangent
+    tangent = slope_with_zeros(activation, layer.first, layer.second, slope) * layer.tangent
     sine2 = None
     if r is not None and isinstance(slopes, PiecewiseLinear):
         sine2 = after_layer(slopes, a, b, c, r, jnp.ones((), c.dtype), jnp.zeros((), c.dtype))

@@ -152,7 +152,9 @@ def _pass(plan: Plan, convolutions: tuple[Convolution, ...], last: Dense, x: Flo
         for layer, shift in zip(convolutions, shifts, strict=True):
             below.append(h)
             z = jnp.asarray(layer.weight_multiplier, x.dtype) * _convolve(plan.padding, h, layer.weight) + shift
-            h = plan.activation(z if layer.bias is None else z + jnp.asarray(layer.bias_multiplier) * layer.bias)
+            if layer.bias is not None:
+                z = z + jnp.asarray(layer.bias_multiplier, x.dtype) * layer.bias
+            h = plan.activation(z)
         top = h.reshape(len(h), -1) if plan.readout == "flatten" else h.mean(axis=tuple(range(1, h.ndim - 1)))
         outputs = jnp.matmul(top, last.weight, precision=jax.lax.Precision.HIGHEST)
         return jnp.asarray(last.weight_multiplier, x.dtype) * outputs, (below, top)

@@ -54,6 +54,8 @@ def images(name: str, value: ArrayLike, layer: Convolution) -> Float[Array, "n *
         raise ValueError(f"convolutions[0].weight must have shape (*filter, c_in, c_out), got {layer.weight.shape}")
     if array.ndim != layer.weight.ndim:
         raise ValueError(f"{name} must have {layer.weight.ndim} axes, (examples, *space, channels), got {array.shape}")
+    if 0 in array.shape:
+        raise ValueError(f"{name} must have at least one image, position and channel, got shape {array.shape}")
     check_finite(name, array)
     return array
 

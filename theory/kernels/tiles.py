@@ -25,6 +25,7 @@ from theory.architecture import MLP
 from theory.arctangent import horner, inverse_root, square_root
 from theory.duals import closed_form
 from theory.gaussian import derivative_second_moment, dual_at, dual_derivative_at, second_moment
+from theory.kernels.zero_variance import slope_with_zeros
 
 # Side of a tile: four of them fit into a core's second-level cache.
 SIDE = 512
@@ -34,6 +35,8 @@ FEATURES = 128
 # most 1.5e-6 of its diagonal: over ten layers ∂Θ/∂ρ is there 2.4 for ReLU (σ_w² = 2), 3.7 for GELU and 4.9 for erf, in
 # units of the diagonal.
 NEAR = 0.93
+# √K(x, x) below which Θ/√(K(x, x) K(x', x')) may overflow.
+LEAST = 1e-15
 # Layers that are one loop over the entries of a tile.
 UNROLL = 12
 # Near pairs are computed so many at once; a tile with more than `MOST` of them goes to double precision as a whole.
@@ -146,7 +149,8 @@ def _points(
         def layer(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
             variance, theta = carry
             after = weight * second_moment(activation, variance) + bias
-            slope = weight * derivative_second_moment(activation, variance)
+            own = derivative_second_moment(activation, variance)
+            slope = weight * slope_with_zeros(activation, variance, variance, own)
             return (after, after + learned + slope * theta), variance
 
         start = weight * square + bias
@@ -182,7 +186,8 @@ def _tile(
         near = near | (jnp.abs(first + bias * (scale1[:, None] * scale2[None])) > NEAR)
     elif standard:
         # Where nothing but learned biases is left, there is no √K(x, x) to divide by.
-        near = near | (left.roots[0] == 0)[:, None] | (right.roots[0] == 0)[None]
+        gone1, gone2 = (jnp.min(points.roots, axis=0) < LEAST for points in (left, right))
+        near = near | gone1[:, None] | gone2[None]
     if same:  # an input and itself are no pair: the diagonal is known
         near = near & (jnp.arange(cosine.shape[0])[:, None] + offset != jnp.arange(cosine.shape[1])[None])
     count = jnp.sum(near)

@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float
 
 from theory import gaussian
-from theory.architecture import MLP, Convolutional, LayerNorm, Residual
+from theory.architecture import MLP, Attention, Convolutional, LayerNorm, Residual
 from theory.arrays import is_traced
 from theory.mean_field.signal import Trajectory, check_pair
 
@@ -43,9 +43,11 @@ def family_length_map(architecture: Family, length: ArrayLike) -> Float[Array, "
         Q(q), of the shape of `length`.
 
     Raises:
-        ValueError: the architecture is of another family, or a convolution with zeros around ('same').
+        ValueError: the architecture is of another family, or a convolution with zeros around ('same'); or a length is
+            negative, or a correlation outside of [−1, 1].
     """
     _split(architecture)
+    _check_values(length=length)
     return _length_map(architecture, gaussian.as_float(length))
 
 
@@ -66,6 +68,7 @@ def family_pair_map(
         ValueError: as in `family_length_map`.
     """
     _split(architecture)
+    _check_values(correlation, length1=length1, length2=length2)
     parts = (gaussian.as_float(v) for v in (length1, length2, correlation))
     q1, q2, c = jnp.broadcast_arrays(*parts)
     return _correlated(*_covariance_map(architecture, q1, q2, c * jnp.sqrt(q1 * q2)))
@@ -91,6 +94,7 @@ def family_slope(architecture: Family, length: ArrayLike, correlation: ArrayLike
     Source: Schoenholz et al. 2017, section 3; Yang & Schoenholz 2017, section 3.
     """
     _split(architecture)
+    _check_values(correlation, length=length)
     return _slope(architecture, *jnp.broadcast_arrays(gaussian.as_float(length), gaussian.as_float(correlation)))
 
 
@@ -177,7 +181,9 @@ def fourier_slopes(
     Source: Xiao et al. 2018, section 2.
     """
     plain = _circular(architecture)
-    if len(space) != len(plain.filter) or any(size < 1 for size in space):
+    if np.ndim(correlation) != 0:
+        raise ValueError(f"correlation must be one number, got shape {np.shape(correlation)}; use a loop for several")
+    if np.ndim(space) != 1 or len(space) != len(plain.filter) or any(size < 1 for size in space):
         raise ValueError(f"space must be {len(plain.filter)} positive sizes, as many as the filter has, got {space}")
     _check_length(length)
     phases = jnp.ones(())
@@ -193,9 +199,12 @@ def _split(architecture: Family) -> tuple[_Plain, bool]:
     plain = architecture.architecture if isinstance(architecture, LayerNorm) else architecture
     if not isinstance(plain, MLP | Convolutional | Residual):
         raise ValueError(
-            f"architecture must be an MLP, Convolutional, Residual or LayerNorm, got {type(plain).__name__}; where "
-            "positions attend to one another a pair of them has no map of its own, and StandardBiases has the maps of "
-            "its architecture"
+            f"architecture must be an MLP, Convolutional, Residual or LayerNorm, got {type(plain).__name__}; "
+            + (
+                "where positions attend to one another a pair of them has no map of its own"
+                if isinstance(plain, Attention)
+                else "give the architecture inside of StandardBiases, whose maps are the same"
+            )
         )
     if isinstance(plain, Convolutional) and plain.padding == "same":
         raise ValueError("padding must be 'circular' or 'valid', got 'same': zeros around make positions unlike")
@@ -216,9 +225,21 @@ def _check_length(length: ArrayLike) -> None:
         raise ValueError(f"length must be one positive number, got {length!r}")
 
 
-def _skip(plain: _Plain) -> tuple[float, Array]:
+def _check_values(correlation: ArrayLike | None = None, **lengths: ArrayLike) -> None:
+    """Refuse negative lengths, and correlations outside of [−1, 1]; traced values pass."""
+    for name, value in lengths.items():
+        if not is_traced(value) and not (np.asarray(value) >= 0).all():
+            raise ValueError(f"{name} must be at least 0 and a number, got {value!r}; it is a variance")
+    if correlation is not None and not is_traced(correlation) and not (np.abs(np.asarray(correlation)) <= 1).all():
+        raise ValueError(f"correlation must lie between -1 and 1, got {correlation!r}")
+
+
+def _skip(plain: _Plain, like: Array) -> tuple[Array, Array]:
     """Factors of K and of the branch in K'."""
-    return (1.0, jnp.asarray(plain.branch_scale) ** 2) if isinstance(plain, Residual) else (0.0, jnp.ones(()))
+    one = jnp.ones((), like.dtype)
+    if isinstance(plain, Residual):
+        return one, jnp.asarray(plain.branch_scale, like.dtype) ** 2
+    return jnp.zeros_like(one), one
 
 
 def _features(norm: bool, q1: Array, q2: Array, covariance: Array) -> tuple[Array, Array, Array]:
@@ -233,7 +254,7 @@ def _features(norm: bool, q1: Array, q2: Array, covariance: Array) -> tuple[Arra
 def _dense(architecture: Family, q1: Array, q2: Array, covariance: Array) -> tuple[Array, Array, Array]:
     """(q_1, q_2, K) after φ, weights and biases, without a skip connection."""
     plain, norm = _split(architecture)
-    weight, bias = jnp.asarray(plain.weight_variance), jnp.asarray(plain.bias_variance)
+    weight, bias = (jnp.asarray(v, covariance.dtype) for v in (plain.weight_variance, plain.bias_variance))
     a, b, c = _features(norm, q1, q2, covariance)
     moments = (*(gaussian.second_moment(plain.activation, v) for v in (a, b)), gaussian.dual(plain.activation, a, b, c))
     first, second, between = (weight * moment + bias for moment in moments)
@@ -247,7 +268,7 @@ def _length_map(architecture: Family, length: Array) -> Array:
 
 @jax.jit
 def _covariance_map(architecture: Family, q1: Array, q2: Array, covariance: Array) -> tuple[Array, Array, Array]:
-    kept, gain = _skip(_split(architecture)[0])
+    kept, gain = _skip(_split(architecture)[0], covariance)
     branch = _dense(architecture, q1, q2, covariance)
     first, second, between = (kept * v + gain * w for v, w in zip((q1, q2, covariance), branch, strict=True))
     return first, second, between
@@ -262,10 +283,10 @@ def _correlated(q1: Array, q2: Array, covariance: Array) -> tuple[Array, Array, 
 def _slope(architecture: Family, length: Array, correlation: Array) -> Array:
     plain, norm = _split(architecture)
     seen = jnp.ones_like(length) if norm else length
-    slope = jnp.asarray(plain.weight_variance) * gaussian.dual_derivative(
+    slope = jnp.asarray(plain.weight_variance, length.dtype) * gaussian.dual_derivative(
         plain.activation, seen, seen, correlation * seen
     )
-    kept, gain = _skip(plain)
+    kept, gain = _skip(plain, length)
     return kept + gain * (slope / length if norm else slope)
 
 
@@ -273,7 +294,8 @@ def _slope(architecture: Family, length: Array, correlation: Array) -> Array:
 def _propagate(architecture: Family, length1: Array, length2: Array, correlation: Array) -> tuple[Array, ...]:
     plain, _ = _split(architecture)
     inputs = (length1, length2, correlation * jnp.sqrt(length1 * length2))
-    start = tuple(jnp.asarray(plain.weight_variance) * v + jnp.asarray(plain.bias_variance) for v in inputs)
+    weight, bias = (jnp.asarray(v, length1.dtype) for v in (plain.weight_variance, plain.bias_variance))
+    start = tuple(weight * v + bias for v in inputs)
 
     def layer(state: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         after = _covariance_map(architecture, *state)

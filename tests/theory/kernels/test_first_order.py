@@ -266,3 +266,17 @@ def test_what_is_refused_or_warned_of():
             wrong()
     with pytest.warns(PrecisionWarning, match="nearly parallel"):
         first_order(MLP(1, "relu"), np.array([[1.0, 0.0], [1.0, 5e-4]]))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((0, 3)), "x must have at least one input"),
+        # The caller's numbers, with duplicates before.
+        ([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 2.0]], "inputs 2 and 3 are parallel"),
+        ([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]], "input 2 has pre-activations of variance zero"),
+    ],
+)
+def test_inputs_are_named_as_the_caller_numbers_them(x, message):
+    with pytest.raises(ValueError, match=message):
+        first_order(MLP(1, "relu", 2.0, 0.0), x)
