@@ -6,22 +6,21 @@ Residual networks with layer norms are in `experiments.residual_networks`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from experiments.families import ConvolutionalNetwork, convolutional_network
-from experiments.networks import Network, Params, network
-from theory.architecture import MLP, Convolutional, LayerNorm, Parametrisation
+from experiments.families import convolutional_network
+from experiments.networks import Network, network
+from theory.architecture import MLP, Activation, Convolutional, LayerNorm, Parametrisation
 
 
 def normalise(z: Float[Array, "*shape width"]) -> Float[Array, "*shape width"]:
     """(z − mean z)/√(variance of z) over the last axis, without learned scales or shifts; a variance of 0 gives 0.
 
-    The variance is the mean square (divided by the width, not by one less), as in Ba, Kiros & Hinton 2016, eq. (3).
+    The variance is the mean square (divided by the width, not by one less), as in Ba, Kiros & Hinton 2016.
     Values and derivatives are finite everywhere.
     """
     # Less the first entry, equal entries are exactly 0; less the mean they could be rounding errors, blown up to 1.
@@ -33,39 +32,18 @@ def normalise(z: Float[Array, "*shape width"]) -> Float[Array, "*shape width"]:
 
 
 @dataclass(frozen=True)
-class NormalisedNetwork(Network):
-    """A `Network` with h_l = φ(normalise(z_l)); build one with `normalised_network`."""
+class _AfterNorm:
+    """z ↦ φ(normalise(z)), in the place of φ: hashable, and equal for equal activations."""
 
-    def preactivations(self, params: Params, x: ArrayLike) -> list[Float[Array, "n _"]]:
-        """z_1, …, z_L before their layer norms for inputs x (n, d), each (n, fan_out); the last one is the output."""
-        h = jnp.asarray(x, params[0]["weight"].dtype)
-        if h.ndim != 2 or h.shape[1] != self.inputs:
-            raise ValueError(f"x must have shape (n, {self.inputs}), got {h.shape}; reshape it to rows of inputs")
-        z = []
-        for layer, (weight, bias) in zip(params, self.scales(), strict=True):
-            if z:
-                h = self.activation(normalise(z[-1]))
-            out = weight.multiplier * jnp.matmul(h, layer["weight"], precision=jax.lax.Precision.HIGHEST)
-            z.append(out + bias.multiplier * layer["bias"] if self.bias else out)
-        return z
+    activation: Activation
+
+    def __call__(self, z: Array) -> Array:
+        return self.activation(normalise(z))
 
 
-@dataclass(frozen=True)
-class NormalisedConvolutionalNetwork(ConvolutionalNetwork):
-    """A `ConvolutionalNetwork` that normalises over the channels at each position before φ."""
-
-    def preactivations(self, params: Params, x: ArrayLike) -> list[Float[Array, "n ..."]]:
-        """z_1, …, z_L before their layer norms, each (n, *space, channels), and the output (n, outputs)."""
-        h = jnp.asarray(x, params[0]["weight"].dtype)
-        if h.shape[1:] != (*self.space, self.inputs):
-            raise ValueError(f"x must have shape (n, {', '.join(map(str, (*self.space, self.inputs)))}), got {h.shape}")
-        z = []
-        for i in range(len(self.widths)):
-            z.append(self.affine(params, i, self._convolve(h, params[i]["weight"])))
-            h = self.activation(normalise(z[-1]))
-        h = h.reshape(len(h), -1) if self.readout == "flatten" else h.mean(axis=range(1, h.ndim - 1))
-        product = jnp.matmul(h, params[-1]["weight"], precision=jax.lax.Precision.HIGHEST)
-        return [*z, self.affine(params, len(self.widths), product)]
+def after_norm(activation: Activation) -> Activation:
+    """φ behind a layer norm over the last axis, that of neurons or channels: not elementwise, for finite networks."""
+    return Activation(f"{activation.name} after a layer norm", _AfterNorm(activation))
 
 
 def normalised_network(
@@ -77,10 +55,12 @@ def normalised_network(
     channels: int = 1,
     outputs: int = 1,
     parametrisation: str | Parametrisation = "ntk",
-) -> NormalisedNetwork | NormalisedConvolutionalNetwork:
+) -> Network:
     """A finite network of a layer-normalised MLP or `Convolutional`; it has biases where σ_b² > 0.
 
-    A layer norm has no parameters, so that each weight keeps the role that it has without: all parametrisations serve.
+    It is a `Network` or `ConvolutionalNetwork` whose activation has the norm before it, and whose preactivations are
+    those before the norm. A layer norm has no parameters, so that each weight keeps the role that it has without: all
+    parametrisations serve.
 
     Args:
         architecture: the variances must be numbers, not traced.
@@ -100,7 +80,7 @@ def normalised_network(
         if inputs is None or space is not None:
             raise ValueError(f"inputs must be given (and space not) for an MLP, got inputs={inputs!r}, space={space!r}")
         dense = network(plain, width=width, inputs=inputs, outputs=outputs, parametrisation=parametrisation)
-        return NormalisedNetwork(*values(dense))
+        return replace(dense, activation=after_norm(dense.activation))
     if isinstance(plain, Convolutional):
         if space is None or inputs is not None:
             raise ValueError(
@@ -110,7 +90,7 @@ def normalised_network(
         convolutional = convolutional_network(
             plain, width=width, space=space, channels=channels, outputs=outputs, parametrisation=parametrisation
         )
-        return NormalisedConvolutionalNetwork(*values(convolutional))
+        return replace(convolutional, activation=after_norm(convolutional.activation))
     raise ValueError(
         f"architecture must be LayerNorm of an MLP or Convolutional, got LayerNorm of {type(plain).__name__}; "
         "for Residual use residual_network"

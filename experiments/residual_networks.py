@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from experiments.networks import Network, Params, network
-from experiments.normalised_networks import check_width, normalise, values
+from experiments.normalised_networks import after_norm, check_width, values
 from theory.architecture import MLP, LayerNorm, Parametrisation, Residual
 
 
@@ -27,11 +27,10 @@ class ResidualNetwork(Network):
     Attributes:
         widths: L + 1 times the same number.
         branch_scale: α.
-        norm: whether φ(z) is φ(normalise(z)); the skip connection carries z itself.
+        activation: φ, behind a layer norm where the architecture has one; the skip connection carries z itself.
     """
 
     branch_scale: float
-    norm: bool
 
     def preactivations(self, params: Params, x: ArrayLike) -> list[Float[Array, "n _"]]:
         """z_1, …, z_{L+1} on the skip connection, each (n, width), and the output (n, outputs), for inputs x (n, d)."""
@@ -45,13 +44,10 @@ class ResidualNetwork(Network):
             out = weight.multiplier * jnp.matmul(h, params[layer]["weight"], precision=jax.lax.Precision.HIGHEST)
             return out + bias.multiplier * params[layer]["bias"] if self.bias else out
 
-        def features(z: Array) -> Array:
-            return self.activation(normalise(z) if self.norm else z)
-
         z = [dense(0, h)]
         for layer in range(1, len(self.widths)):
-            z.append(z[-1] + self.branch_scale * dense(layer, features(z[-1])))
-        return [*z, dense(-1, features(z[-1]))]
+            z.append(z[-1] + self.branch_scale * dense(layer, self.activation(z[-1])))
+        return [*z, dense(-1, self.activation(z[-1]))]
 
 
 def residual_network(
@@ -82,13 +78,14 @@ def residual_network(
         raise ValueError(f"architecture must be Residual or LayerNorm of it, got {type(plain).__name__}")
     if isinstance(width, bool) or not isinstance(width, int | np.integer):
         raise ValueError(f"width must be one integer, got {width!r}: a skip connection adds layers of one width")
-    norm = isinstance(architecture, LayerNorm)
-    if norm:
+    activation = plain.activation
+    if isinstance(architecture, LayerNorm):
         check_width(int(width))
+        activation = after_norm(activation)
     # The same weights and checks as those of an MLP with one hidden layer for each z_l.
-    shape = MLP(plain.depth + 1, plain.activation, plain.weight_variance, plain.bias_variance)
+    shape = MLP(plain.depth + 1, activation, plain.weight_variance, plain.bias_variance)
     dense = network(shape, width=int(width), inputs=inputs, outputs=outputs, parametrisation=parametrisation)
-    return ResidualNetwork(*values(dense), branch_scale=number("branch_scale", plain.branch_scale), norm=norm)
+    return ResidualNetwork(*values(dense), branch_scale=number("branch_scale", plain.branch_scale))
 
 
 def number(name: str, value: ArrayLike) -> float:

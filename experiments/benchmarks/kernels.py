@@ -7,10 +7,9 @@ neural-tangents compiled by the same JAX, and the memory of both programs as the
 result alone for a peer that fuses all layers. A second table says where our time goes and what limits it: half of the
 bare product of all inputs with all, at the speed of one large product, and the loop over all layers of a tile's entries
 (from angles and polynomials) are needed by any such program. "At most" is the ratio that these two alone would leave.
-Then the tangent kernel of a finite network, against NTK–vector
-products and structured derivatives of neural-tangents and against contracted Jacobians (what torch.func's recipe does);
-with it the bare matrix products that it needs. All ways of one row take turns; times are the best of the repetitions,
-after a first run that compiles.
+Then the tangent kernel of a finite network, against NTK–vector products of neural-tangents and against contracted
+Jacobians (what torch.func's recipe does); with it the bare matrix products that it needs. All ways of one row take
+turns; times are the best of the repetitions, after a first run that compiles.
 """
 
 from __future__ import annotations

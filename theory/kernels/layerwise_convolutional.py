@@ -69,7 +69,7 @@ def layerwise_convolutional_ntk(
         ValueError: there is no layer, the shapes of the layers or inputs do not follow one another, an input is not
             finite, or an option has no such value.
 
-    Source: structured derivatives of Novak et al. 2022, Section 3.3, for the sums over positions.
+    Source: structured derivatives of Novak et al. 2022, for the sums over positions.
     """
     for name, value, choices in (("padding", padding, PADDINGS), ("readout", readout, READOUTS)):
         if value not in choices:
