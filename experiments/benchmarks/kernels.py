@@ -107,7 +107,8 @@ def _profile(architecture: MLP, x: Float[Array, "n d"], repetitions: int) -> dic
     points, _ = jax.jit(partial(tiles._points, architecture, tangent=True, standard=False))(x)
     left, right = (points.tile(jnp.int32(start), side) for start in (0, side))
     layers = tiles._kinked if isinstance(architecture.activation.function, PiecewiseLinear) else tiles._smooth
-    product = jax.jit(tiles._product)
+    features = tiles.FEATURES["kinked" if layers is tiles._kinked else "smooth"]
+    product = jax.jit(partial(tiles._product, features=features))
     entries = jax.jit(partial(layers, architecture, tangent=True, standard=False))
     cosine = product(left.unit, right.unit)
     # Often enough for times of milliseconds.

@@ -1,20 +1,30 @@
 """Angles between inputs and between their images in the layers, exact to their last digits.
 
 An angle of 1e-6 is lost in 1 − ρ = 5e-13 once ρ has been rounded, and a kinked activation sees the angle
-itself: its tangent kernel keeps half the digits only. So r = sin² θ = 1 − ρ² is carried beside ρ, from the
-inputs (`gram`) through every layer of a piecewise linear activation (`after_layer`).
+itself: its tangent kernel keeps half the digits only. The jump of sign even makes θ of θ²: half the digits are
+lost in each layer. So r = sin² θ = 1 − ρ² is carried beside ρ, from the inputs (`gram`) through every layer of a
+piecewise linear activation or of sign (`after_layer`).
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from theory.activations import PiecewiseLinear
+from theory.activations import Activation, PiecewiseLinear
 from theory.determinant import angles, determinant, safe_inverse, safe_sqrt
 from theory.duals import sine_minus_chord
+
+
+def needs_angles(activation: Activation) -> bool:
+    """Whether φ sees the angle itself: piecewise linear with two slopes, or sign."""
+    function = activation.function
+    if isinstance(function, PiecewiseLinear):
+        return function.negative != function.positive
+    return function is jnp.sign
 
 
 class Gram(NamedTuple):
@@ -67,6 +77,10 @@ def gram(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None) -> Gram:
     # |x|²|x'|² − (x·x')², order by order in the small parts: nothing large is left to cancel.
     area = determinant(e1, e2, exact) + (e1 * m2 + m1 * e2 - 2.0 * exact * small) + (m1 * m2 - small * small)
     sine2 = area * safe_inverse((e1 + m1) * (e2 + m2))
+    # Rows that are equal, or opposite, up to a power of two: by Schwarz's equality their upper parts are, and what the
+    # small parts leave is rounding, out of which the jump of sign would make angles.
+    one_line = (jnp.abs(exact) == e1) & (e1 == e2) & (m1 == m2) & (sine2 < jnp.finfo(x1.dtype).eps ** 1.25)
+    sine2 = jnp.where(one_line, 0.0, sine2)
     d = x1.shape[1]
     return Gram(
         (exact1 + small1) * s1.power**2 / d,
@@ -77,7 +91,7 @@ def gram(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None) -> Gram:
 
 
 def after_layer(
-    slopes: PiecewiseLinear,
+    function: Callable[[Array], Array],
     a: Float[Array, "*shape"],
     b: Float[Array, "*shape"],
     c: Float[Array, "*shape"],
@@ -87,9 +101,39 @@ def after_layer(
 ) -> Float[Array, "*shape"]:
     """sin² θ' of the angle after φ and a dense layer, from variances a, b, covariance c and sin² θ before it.
 
-    With g = σ_w² (α² + β²)/2 the variances become a' = ga + σ_b², b' = gb + σ_b², the covariance
-    g√(ab) J + σ_b², and a'b' sin² θ' = g²ab(1 − J)(1 + J) + gσ_b² [(√a − √b)² + 2√(ab)(1 − J)], a sum of
-    positive terms. J = cos θ + (η/π)(sin θ − θ cos θ) with η = (β − α)²/(α² + β²); η = 0 leaves the angle.
+    With E φ(u)φ(v) = √(αβ) J, where α = E φ(u)² and β = E φ(v)², the variances become a' = σ_w²α + σ_b² and
+    b' = σ_w²β + σ_b², the covariance σ_w²√(αβ) J + σ_b², and
+
+        a'b' sin² θ' = σ_w⁴αβ(1 − J)(1 + J) + σ_w²σ_b² [(√α − √β)² + 2√(αβ)(1 − J)],
+
+    a sum of positive terms.
+    """
+    if function is jnp.sign:
+        moment_a, moment_b, minus, plus = _after_sign(a, b, c, sine2)
+    else:
+        assert isinstance(function, PiecewiseLinear)
+        moment_a, moment_b, minus, plus = _after_slopes(function, a, b, c, sine2)
+    inverse_a, inverse_b = (safe_inverse(weight_variance * q + bias_variance) for q in (moment_a, moment_b))
+    root_a, root_b = safe_sqrt(moment_a), safe_sqrt(moment_b)
+    spread = (root_a - root_b) ** 2 + 2.0 * root_a * root_b * minus
+    # Each variance is divided by its successor first: their product may leave the dtype.
+    turned = (weight_variance * moment_a * inverse_a) * (weight_variance * moment_b * inverse_b) * minus * plus
+    return turned + (bias_variance * inverse_a) * (weight_variance * spread * inverse_b)
+
+
+def _after_sign(a: Array, b: Array, c: Array, sine2: Array) -> tuple[Array, Array, Array, Array]:
+    """E φ(u)², E φ(v)², 1 − J and 1 + J, where J = 1 − 2θ/π."""
+    angle = angles(a, b, c, sine2)
+    moment_a, moment_b = (jnp.where(q > 0, 1.0, 0.0).astype(c.dtype) for q in (a, b))
+    return moment_a, moment_b, 2.0 / math.pi * angle.theta, 2.0 / math.pi * angle.supplement
+
+
+def _after_slopes(
+    slopes: PiecewiseLinear, a: Array, b: Array, c: Array, sine2: Array
+) -> tuple[Array, Array, Array, Array]:
+    """E φ(u)² = a (α² + β²)/2, E φ(v)², 1 − J and 1 + J of the slopes α and β.
+
+    J = cos θ + (η/π)(sin θ − θ cos θ) with η = (β − α)²/(α² + β²); η = 0 leaves the angle.
     """
     squares = slopes.negative**2 + slopes.positive**2
     eta = (slopes.positive - slopes.negative) ** 2 / squares
@@ -106,10 +150,4 @@ def after_layer(
     rise = (eta - 1.0) * versine - bend
     minus = jnp.where(cosine > 0, fall, (2.0 - eta) + rise)
     plus = jnp.where(cosine > 0, 2.0 - fall, eta - rise)
-    gain = 0.5 * weight_variance * squares
-    inverse_a, inverse_b = (safe_inverse(gain * q + bias_variance) for q in (a, b))
-    root_a, root_b = safe_sqrt(a), safe_sqrt(b)
-    spread = (root_a - root_b) ** 2 + 2.0 * root_a * root_b * minus
-    # Each variance is divided by its successor first: their product may leave the dtype.
-    turned = (gain * a * inverse_a) * (gain * b * inverse_b) * minus * plus
-    return turned + (bias_variance * inverse_a) * (gain * spread * inverse_b)
+    return 0.5 * squares * a, 0.5 * squares * b, minus, plus

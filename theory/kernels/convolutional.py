@@ -27,14 +27,13 @@ from theory.architecture import Convolutional, LayerNorm
 from theory.arrays import ArrayLike, as_float, check_finite
 from theory.determinant import safe_inverse, safe_sqrt
 from theory.gaussian import second_moment
-from theory.kernels.angles import after_layer
+from theory.kernels.angles import after_layer, needs_angles
 from theory.kernels.layers import (
     IDENTITY,
     Layer,
     activate,
     beside,
     inputs,
-    is_kinked,
     normalised,
     one_input,
     unit_variance,
@@ -164,7 +163,8 @@ def _rows(
         moved = jnp.roll(variances2, shift, axes)
         images = jnp.roll(x2, shift, tuple(axis - 1 for axis in axes))
         own = None if mine is None else jnp.expand_dims(mine & (offset == 0).all(), axes)
-        layer = _convolve(architecture, offset, extra, inputs(x1, images, kinked=is_kinked(architecture.activation)))
+        both = inputs(x1, images, with_angles=needs_angles(architecture.activation))
+        layer = _convolve(architecture, offset, extra, both)
 
         def after_activation(layer: Layer, a: Array, b: Array) -> Layer:
             # Variances come from a recursion of their own, which knows nothing of offsets.

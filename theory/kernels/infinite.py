@@ -12,7 +12,7 @@ from theory.architecture import MLP, PiecewiseLinear, StandardBiases
 from theory.arrays import ArrayLike, one_or_two
 from theory.gaussian import derivative_second_moment, second_moment
 from theory.hermite_series import duals
-from theory.kernels.angles import after_layer, gram
+from theory.kernels.angles import after_layer, gram, needs_angles
 from theory.kernels.families import Family, family_kernels
 from theory.kernels.tiles import is_tiled, tiled
 from theory.kernels.zero_variance import slope_with_zeros
@@ -30,7 +30,7 @@ class Kernels(NamedTuple):
     ntk: Float[Array, "n1 n2"]
     rows: "SelfKernels"
     columns: "SelfKernels"
-    sine2: Float[Array, "n1 n2"] | None  # 1 − ρ² of nngp, for activations with a kink
+    sine2: Float[Array, "n1 n2"] | None  # 1 − ρ² of nngp, for activations with a kink or a jump
 
 
 class SelfKernels(NamedTuple):
@@ -188,8 +188,6 @@ def _recursion(
     # What biases add to Θ beside their share in K.
     learned = 1.0 - bias_variance if standard else jnp.zeros_like(bias_variance)
     activation = architecture.activation
-    slopes = activation.function
-    kinked = isinstance(slopes, PiecewiseLinear) and slopes.negative != slopes.positive
 
     def self_step(kernels: SelfKernels) -> SelfKernels:
         variance = weight_variance * second_moment(activation, kernels.nngp) + bias_variance
@@ -218,19 +216,19 @@ def _recursion(
         rows = self_step(kernels.rows)
         columns = rows if x2 is None else self_step(kernels.columns)
         sine2 = None
-        if r is not None and isinstance(slopes, PiecewiseLinear):
+        if r is not None:
             wide = jnp.broadcast_arrays(a, b)
-            sine2 = after_layer(slopes, wide[0], wide[1], c, r, weight_variance, bias_variance)
+            sine2 = after_layer(activation.function, wide[0], wide[1], c, r, weight_variance, bias_variance)
         return exact(Kernels(covariance, tangent, rows, columns, sine2))
 
-    return exact(_input_kernels(weight_variance, bias_variance, learned, x1, x2, kinked)), layer
+    return exact(_input_kernels(weight_variance, bias_variance, learned, x1, x2, needs_angles(activation))), layer
 
 
 def _input_kernels(
-    weight_variance: Array, bias_variance: Array, learned: Array, x1: Array, x2: Array | None, kinked: bool
+    weight_variance: Array, bias_variance: Array, learned: Array, x1: Array, x2: Array | None, with_angles: bool
 ) -> Kernels:
     """K_0 = σ_w² x·x'/d + σ_b² and Θ_0, which is the same up to what biases add."""
-    if kinked:
+    if with_angles:
         first, second, inner, sine2 = gram(x1, x2)
         a, b = jnp.broadcast_arrays(first[:, None], second[None])
         # The first layer is dense alone: φ(x) = x, whose two slopes of 1 make the gain σ_w².

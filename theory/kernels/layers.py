@@ -1,7 +1,7 @@
 """Steps that the kernels of several families share: the inputs, a normalisation, an activation, weights and biases.
 
 A step maps variances a = K(x, x), b = K(x', x') of any shapes that broadcast to that of the covariance K(x, x'), the
-tangent kernel Θ(x, x'), and for an activation with a kink the exact sin² of the angle between the two variables.
+tangent kernel Θ(x, x'), and for an activation with a kink or a jump the exact sin² of the angle of the two variables.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from theory.determinant import safe_inverse, safe_sqrt
 from theory.gaussian import second_moment
 from theory.hermite_series import duals
 from theory.kernels.angles import after_layer
-from theory.kernels.sums import Gaps, gaps, sine_of_sum
+from theory.kernels.sums import Gaps, beyond_rounding, gaps, sine_of_sum
 from theory.kernels.zero_variance import slope_with_zeros
 
 IDENTITY = PiecewiseLinear(1.0, 1.0)
 
 
 class Layer(NamedTuple):
-    """Variances, covariance, tangent kernel, and sin² of the angle (None for activations without a kink)."""
+    """Variances, covariance, tangent kernel, and sin² of the angle (None for smooth activations)."""
 
     first: Float[Array, "*#shape"]
     second: Float[Array, "*#shape"]
@@ -33,19 +33,13 @@ class Layer(NamedTuple):
     sine2: Float[Array, "*shape"] | None
 
 
-def is_kinked(activation: Activation) -> bool:
-    """Whether φ is piecewise linear with two slopes."""
-    slopes = activation.function
-    return isinstance(slopes, PiecewiseLinear) and slopes.negative != slopes.positive
-
-
-def inputs(x1: Float[Array, "m *space c"], x2: Float[Array, "n *space c"], *, kinked: bool) -> Layer:
+def inputs(x1: Float[Array, "m *space c"], x2: Float[Array, "n *space c"], *, with_angles: bool) -> Layer:
     """x·x'/c between all inputs at like positions, (m, n, *space); nothing is learned below them."""
     channels = x1.shape[-1]
     a, b = jnp.mean(x1**2, axis=-1)[:, None], jnp.mean(x2**2, axis=-1)[None]
     covariance = jnp.einsum("i...c,j...c->ij...", x1, x2, precision=jax.lax.Precision.HIGHEST) / channels
     tangent = jnp.zeros_like(covariance)
-    if not kinked:
+    if not with_angles:
         return Layer(a, b, covariance, tangent, None)
     slope = covariance * safe_inverse(a)
 
@@ -56,7 +50,7 @@ def inputs(x1: Float[Array, "m *space c"], x2: Float[Array, "n *space c"], *, ki
 
     rest = jax.lax.fori_loop(0, channels, add, tangent) / channels
     sine2 = jnp.where(a > 0, jnp.minimum(rest * safe_inverse(b), 1.0), 0.0)
-    return Layer(a, b, covariance, tangent, sine2)
+    return Layer(a, b, covariance, tangent, beyond_rounding(sine2))
 
 
 def beside(bias: Array, *, standard: bool) -> Array:
@@ -87,14 +81,14 @@ def unit_variance(variance: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 def activate(activation: Activation, layer: Layer) -> Layer:
     """E φ(u)φ(v) and E φ'(u)φ'(v) Θ."""
-    shape, slopes = layer.covariance.shape, activation.function
+    shape = layer.covariance.shape
     a, b = (jnp.broadcast_to(v, shape) for v in (layer.first, layer.second))
     c, r = layer.covariance, layer.sine2
     covariance, slope = duals(activation, layer.first, layer.second, c, r)
     tangent = slope_with_zeros(activation, layer.first, layer.second, slope) * layer.tangent
     sine2 = None
-    if r is not None and isinstance(slopes, PiecewiseLinear):
-        sine2 = after_layer(slopes, a, b, c, r, jnp.ones((), c.dtype), jnp.zeros((), c.dtype))
+    if r is not None:
+        sine2 = after_layer(activation.function, a, b, c, r, jnp.ones((), c.dtype), jnp.zeros((), c.dtype))
     return Layer(
         second_moment(activation, layer.first), second_moment(activation, layer.second), covariance, tangent, sine2
     )

@@ -21,7 +21,8 @@ from jaxtyping import Array, Float
 
 from theory.architecture import MLP, LayerNorm, Residual
 from theory.arrays import ArrayLike, one_or_two
-from theory.kernels.layers import Layer, activate, added, affine, beside, inputs, is_kinked, normalised, one_input
+from theory.kernels.angles import needs_angles
+from theory.kernels.layers import Layer, activate, added, affine, beside, inputs, normalised, one_input
 from theory.kernels.pair import KernelPair
 
 
@@ -58,7 +59,8 @@ def _kernels(
     weight, bias = (jnp.asarray(v, x1.dtype) for v in (architecture.weight_variance, architecture.bias_variance))
     extra = beside(bias, standard=standard)
     own = jnp.eye(len(x1), dtype=bool) if x2 is None else None
-    start = affine(inputs(x1, x1 if x2 is None else x2, kinked=is_kinked(architecture.activation)), weight, bias, extra)
+    both = inputs(x1, x1 if x2 is None else x2, with_angles=needs_angles(architecture.activation))
+    start = affine(both, weight, bias, extra)
 
     def dense(layer: Layer, scale: Array) -> Layer:
         exact = one_input(layer, own)

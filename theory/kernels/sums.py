@@ -50,4 +50,9 @@ def sine_of_sum(
     root = safe_sqrt(a) * safe_sqrt(b)
     spread = a * residual * safe_inverse(root + gap.product)
     inverse = safe_inverse(root)
-    return jnp.minimum((spread + gap.below) * inverse * ((spread + gap.above) * inverse), 1.0)
+    return beyond_rounding(jnp.minimum((spread + gap.below) * inverse * ((spread + gap.above) * inverse), 1.0))
+
+
+def beyond_rounding(sine2: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """sin² of an angle, 0 below 8 epsilons: of equal variables rounding is left, of which sign would make an angle."""
+    return jnp.where(sine2 < (8.0 * jnp.finfo(sine2.dtype).eps) ** 2, 0.0, sine2)

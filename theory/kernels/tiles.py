@@ -29,12 +29,13 @@ from theory.kernels.zero_variance import slope_with_zeros
 
 # Side of a tile: four of them fit into a core's second-level cache.
 SIDE = 512
-# Features in one product of single precision: sums of 128 terms err by 3e-7 where those of 784 err by 1e-6.
-FEATURES = 128
-# |ρ| of the inputs, and of what enters smooth units, from which on a pair is near. Up to 0.95, 3e-7 in ρ moves Θ by at
-# most 1.5e-6 of its diagonal: over ten layers ∂Θ/∂ρ is there 2.4 for ReLU (σ_w² = 2), 3.7 for GELU and 4.9 for erf, in
-# units of the diagonal.
+# Features in one product of single precision, and |ρ| of the inputs (and of what enters smooth units) from which on a
+# pair is near. Below 0.93 a sum of 128 terms errs by 4e-7, one of 400 by 9e-7. Kinked activations make of it at most
+# 1.4e-6 of the diagonal of Θ at any depth. Smooth ones round more in each layer: 128 terms and `DEEP` layers leave
+# 1.6e-6, and 20 layers of erf (σ_w² = 1.5) would leave 3.5e-6, so that deeper networks go to double precision.
+FEATURES = {"kinked": 400, "smooth": 128}
 NEAR = 0.93
+DEEP = 7
 # √K(x, x) below which Θ/√(K(x, x) K(x', x')) may overflow.
 LEAST = 1e-15
 # Layers that are one loop over the entries of a tile.
@@ -73,14 +74,13 @@ class _Points(NamedTuple):
     `unit`: x/|x|. `start`: σ_w|x|/√d. `roots`: √K(x, x) before the first hidden layer and after each, layers first.
     """
 
-    x: Float[Array, "n d"]
     unit: Float[Array, "n d"]
     start: Float[Array, " n"]
     roots: Float[Array, "layers n"]
 
     def tile(self, start: Int[Array, ""], side: int) -> "_Points":
         """The points from `start` on."""
-        parts = zip(self, (0, 0, 0, 1), strict=True)
+        parts = zip(self, (0, 0, 1), strict=True)
         return _Points(*(jax.lax.dynamic_slice_in_dim(part, start, side, axis) for part, axis in parts))
 
 
@@ -114,24 +114,43 @@ def tiled(
     second = first if x2 is None else _points(architecture, x2, tangent, standard)[0]
     side1, side2 = min(SIDE, n1), min(SIDE, n2)
 
-    def body(step: Int[Array, ""], out: Float[Array, "n1 n2"]) -> Float[Array, "n1 n2"]:
-        i, j = starts[step, 0], starts[step, 1]
+    def tile(step: Int[Array, ""]) -> Float[Array, "m n"]:
+        i, j = places[step, 0], places[step, 1]
+
+        def inputs() -> tuple[Float[Array, "m d"], Float[Array, "n d"]]:
+            own = jax.lax.dynamic_slice_in_dim(x1, i, side1)
+            return own, jax.lax.dynamic_slice_in_dim(x1 if x2 is None else x2, j, side2)
+
         left, right = first.tile(i, side1), second.tile(j, side2)
-        block = _tile(architecture, left, right, i - j, x2 is None, exact, tangent, standard)
+        return _tile(architecture, left, right, inputs, i - j, x2 is None, exact, tangent, standard)
+
+    def write(out: Float[Array, "n1 n2"], block: Float[Array, "m n"], step: Int[Array, ""]) -> Float[Array, "n1 n2"]:
+        i, j = places[step, 0], places[step, 1]
         if x2 is None:
-            # Rounding may depend on the order of the arguments.
-            block = jax.lax.cond(i == j, lambda b: 0.5 * (b + b.T), lambda b: b, block)
             out = jax.lax.dynamic_update_slice(out, block.T, (j, i))
         return jax.lax.dynamic_update_slice(out, block, (i, j))
+
+    def body(step: Int[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        """The tile before is written, by one thread, while the others compute this one."""
+        out, before = carry
+        return write(out, before, jnp.maximum(step - 1, 0)), tile(step)
+
+    def on_diagonal(step: Int[Array, ""], out: Float[Array, "n1 n1"]) -> Float[Array, "n1 n1"]:
+        """A tile whose rounding depends on the order of the arguments, made symmetric and exact on the diagonal."""
+        i = starts[step]
+        block = jax.lax.dynamic_slice(out, (i, i), (side1, side1))
+        own = jax.lax.dynamic_slice_in_dim(diagonal, i, side1)
+        block = jnp.where(jnp.eye(side1, dtype=bool), own[:, None], 0.5 * (block + block.T))
+        return jax.lax.dynamic_update_slice(out, block, (i, i))
 
     # The last tile of a row reaches back over its neighbour, so that all are of one size.
     starts1, starts2 = (np.minimum(np.arange(0, n, side), n - side) for n, side in ((n1, side1), (n2, side2)))
     grid = [(i, j) for i in starts1 for j in starts2 if x2 is not None or i <= j]
-    starts = jnp.asarray(np.array(grid, np.int32))
-    out = jax.lax.fori_loop(0, len(grid), body, jnp.zeros((n1, n2), jnp.float32))
-    if x2 is None:
-        out = out.at[jnp.arange(n1), jnp.arange(n1)].set(diagonal)
-    return out
+    places, starts = jnp.asarray(np.array(grid, np.int32)), jnp.asarray(starts1, jnp.int32)
+    nothing = jnp.zeros((n1, n2), jnp.float32), jnp.zeros((side1, side2), jnp.float32)
+    out, last = jax.lax.fori_loop(0, len(grid), body, nothing)
+    out = write(out, last, jnp.int32(len(grid) - 1))
+    return jax.lax.fori_loop(0, len(starts1), on_diagonal, out) if x2 is None else out
 
 
 def _points(
@@ -161,13 +180,14 @@ def _points(
         first = jnp.sqrt(weight * square).astype(jnp.float32)
         roots = jnp.sqrt(variances).astype(jnp.float32)
         diagonal = (theta if tangent else variance).astype(jnp.float32)
-    return _Points(x, unit, first, roots), diagonal
+    return _Points(unit, first, roots), diagonal
 
 
 def _tile(
     architecture: MLP,
     left: _Points,
     right: _Points,
+    inputs: Callable[[], tuple[Float[Array, "m d"], Float[Array, "n d"]]],
     offset: Int[Array, ""],
     same: bool,
     exact: Exact,
@@ -175,43 +195,51 @@ def _tile(
     standard: bool,
 ) -> Float[Array, "m n"]:
     """The kernel of one tile; `offset` is how many rows the right inputs start before the left ones."""
-    cosine = _product(left.unit, right.unit)
     kinked = isinstance(architecture.activation.function, PiecewiseLinear)
-    near = jnp.abs(cosine) > NEAR
-    if not kinked:
-        # Behind a large bias pairs are near whatever their angle, and only 1 − ρ as a sum of its own would keep digits.
-        bias = jnp.asarray(architecture.bias_variance, jnp.float32)
-        scale1, scale2 = _inverse(left.roots[0]), _inverse(right.roots[0])
-        first = (left.start * scale1)[:, None] * (right.start * scale2)[None] * cosine
-        near = near | (jnp.abs(first + bias * (scale1[:, None] * scale2[None])) > NEAR)
-    elif standard:
-        # Where nothing but learned biases is left, there is no √K(x, x) to divide by.
-        gone1, gone2 = (jnp.min(points.roots, axis=0) < LEAST for points in (left, right))
-        near = near | gone1[:, None] | gone2[None]
-    if same:  # an input and itself are no pair: the diagonal is known
-        near = near & (jnp.arange(cosine.shape[0])[:, None] + offset != jnp.arange(cosine.shape[1])[None])
-    count = jnp.sum(near)
+    if not kinked and architecture.depth > DEEP:
+        return _wide(exact, *inputs())
+    cosine = _product(left.unit, right.unit, FEATURES["kinked" if kinked else "smooth"])
+    rows, columns = jnp.arange(cosine.shape[0])[:, None] + offset, jnp.arange(cosine.shape[1])[None]
+
+    def is_near(left: _Points, right: _Points, cosine: Array) -> Bool[Array, "m n"]:
+        near = jnp.abs(cosine) > NEAR
+        if not kinked:
+            # Behind a large bias pairs are near whatever their angle, and only 1 − ρ as a sum of its own would keep
+            # digits.
+            bias = jnp.asarray(architecture.bias_variance, jnp.float32)
+            scale1, scale2 = _inverse(left.roots[0]), _inverse(right.roots[0])
+            first = (left.start * scale1)[:, None] * (right.start * scale2)[None] * cosine
+            near = near | (jnp.abs(first + bias * (scale1[:, None] * scale2[None])) > NEAR)
+        elif standard:
+            # Where nothing but learned biases is left, there is no √K(x, x) to divide by.
+            gone1, gone2 = (jnp.min(points.roots, axis=0) < LEAST for points in (left, right))
+            near = near | gone1[:, None] | gone2[None]
+        # An input and itself are no pair: the diagonal is known.
+        return near & (rows != columns) if same else near
+
     layers = _kinked if kinked else _smooth
 
-    def fast(left: _Points, right: _Points, cosine: Array, near: Array) -> Array:
+    def fast(left: _Points, right: _Points, cosine: Array) -> Array:
         return layers(architecture, left, right, cosine, tangent, standard)
 
-    def mixed(left: _Points, right: _Points, cosine: Array, near: Array) -> Array:
-        return _with_pairs(fast(left, right, cosine, near), near, left.x, right.x, exact)
+    def mixed(left: _Points, right: _Points, cosine: Array) -> Array:
+        return _with_pairs(fast(left, right, cosine), is_near(left, right, cosine), *inputs(), exact)
 
-    def wide(left: _Points, right: _Points, cosine: Array, near: Array) -> Array:
-        return _wide(exact, left.x, right.x)
+    def wide(left: _Points, right: _Points, cosine: Array) -> Array:
+        return _wide(exact, *inputs())
 
     # All layers inside a branch, which is given the tile's rows: outside, each entry would look them up in those of all
-    # tiles, and loops over entries would not be vectorised.
+    # tiles, and loops over entries would not be vectorised. The inputs themselves are only cut out where they are
+    # needed: as arguments they would be copied for each tile, which takes a tenth of the time.
+    count = jnp.sum(is_near(left, right, cosine))
     case = (count > 0).astype(jnp.int32) + (count > MOST)
-    return jax.lax.switch(case, (fast, mixed, wide), left, right, cosine, near)
+    return jax.lax.switch(case, (fast, mixed, wide), left, right, cosine)
 
 
-def _product(left: Float[Array, "m d"], right: Float[Array, "n d"]) -> Float[Array, "m n"]:
-    """Inner products, as a sum of products of at most `FEATURES` features."""
+def _product(left: Float[Array, "m d"], right: Float[Array, "n d"], features: int) -> Float[Array, "m n"]:
+    """Inner products, as a sum of products of at most so many features."""
     d = left.shape[1]
-    edges = np.linspace(0, d, -(-d // FEATURES) + 1).astype(int)
+    edges = np.linspace(0, d, -(-d // features) + 1).astype(int)
     parts = (
         jnp.matmul(left[:, a:b], right[:, a:b].T, precision=jax.lax.Precision.HIGHEST)
         for a, b in itertools.pairwise(edges)

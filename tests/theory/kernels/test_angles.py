@@ -43,9 +43,11 @@ def test_angles_of_inputs_keep_their_digits(rng, dtype, gap, tolerance, dimensio
 
 def test_rows_with_themselves_and_zero_rows(rng):
     x = np.concatenate([rng.normal(size=(3, 40)), np.zeros((1, 40))])
+    thrice = gram(jnp.asarray(x), jnp.asarray(3.0 * x))
+    # Sines, not their squares, are what a kinked kernel sees: 1e-11 where ρ alone would give 1e-8.
+    assert np.all(np.diag(thrice.sine2) < 1e-21)
     for result in (gram(jnp.asarray(x), None), gram(jnp.asarray(x), jnp.asarray(-2.0 * x))):
-        # Sines, not their squares, are what a kinked kernel sees: 1e-11 where ρ alone would give 1e-8.
-        assert np.all(np.diag(result.sine2) < 1e-21)
+        assert np.all(np.diag(result.sine2) == 0)
         assert np.isfinite(result.sine2).all()
 
 
@@ -73,6 +75,21 @@ def test_angles_after_a_layer_keep_their_digits(slopes, bias_variance):
             variances = jnp.asarray(1.7), jnp.asarray(bias_variance)
             value = after_layer(slopes, jnp.asarray(a), jnp.asarray(b), c, sine2, *variances)
             assert float(value) == pytest.approx(float(1 - cosine**2), rel=2e-14), theta
+
+
+@pytest.mark.parametrize("bias_variance", [0.0, 0.3])
+def test_angles_after_a_jump_keep_their_digits(bias_variance):
+    """sin² θ' of c' = σ_w²(1 − 2θ/π) + σ_b² in 60 digits; where an input is zero, of c' = σ_b²."""
+    variances = jnp.asarray(1.7), jnp.asarray(bias_variance)
+    with mp.workdps(60):
+        for theta in ("0", "1e-9", "1e-3", "0.5", "1.5707", "2.5", "3.1415"):
+            angle = mp.mpf(theta)
+            cosine = (mp.mpf(1.7) * (1 - 2 * angle / mp.pi) + mp.mpf(bias_variance)) / (mp.mpf(1.7) + bias_variance)
+            c, sine2 = jnp.asarray(float(mp.sqrt(1.05) * mp.cos(angle))), jnp.asarray(float(mp.sin(angle) ** 2))
+            value = after_layer(jnp.sign, jnp.asarray(1.5), jnp.asarray(0.7), c, sine2, *variances)
+            assert float(value) == pytest.approx(float(1 - cosine**2), rel=2e-14), theta
+    alone = after_layer(jnp.sign, jnp.asarray(1.5), jnp.zeros(()), jnp.zeros(()), jnp.zeros(()), *variances)
+    assert float(alone) == pytest.approx(1.7 / (1.7 + bias_variance) if bias_variance else 0.0, rel=1e-14)
 
 
 def test_gradients_pass_through_the_slices(rng):

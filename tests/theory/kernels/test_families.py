@@ -27,3 +27,14 @@ def test_single_precision_is_exact_to_two_parts_in_a_million(architecture, space
             assert single.dtype == np.float32
             scale = np.outer(root, root[: double.shape[1]])
             assert np.max(np.abs(np.asarray(single, np.float64) - double) / scale) < 2e-6
+
+
+JUMPS = ((Residual(4, "sign", 1.3, 0.1), ()), (Convolutional(4, "sign", 1.3, 0.0, filter=(3,), readout="pool"), (5,)))
+
+
+@pytest.mark.parametrize(("architecture", "space"), JUMPS)
+def test_duplicates_under_a_jump_are_duplicates_at_any_depth(architecture, space, rng):
+    """Each layer takes the root of an angle: out of rounding, 1e-16, the fourth would make 1e-2."""
+    x = rng.normal(size=(5, *space, 6))
+    kernel = np.asarray(nngp(architecture, np.concatenate([x, x])))
+    np.testing.assert_array_equal(kernel[:5, 5:], kernel[:5, :5])

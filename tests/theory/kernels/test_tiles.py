@@ -58,6 +58,29 @@ def test_single_precision_is_exact_to_two_parts_in_a_million(activation, depth, 
     np.testing.assert_array_equal(single, single.T)
 
 
+@pytest.mark.parametrize(
+    ("activation", "depth", "weight_variance"), [("relu", 10, 2.0), ("erf", 7, 1.7), ("erf", 20, 1.5), ("gelu", 7, 2.0)]
+)
+def test_angles_just_wide_enough_for_single_precision(activation, depth, weight_variance, rng):
+    """Hundreds of thousands of pairs with ρ around 0.9, where a rounding of ρ moves the kernel most."""
+    features, count = 784, 600
+    x = rng.standard_normal(features) + np.linspace(0.24, 0.5, count)[:, None] * rng.standard_normal((count, features))
+    x = x.astype(np.float32)
+    architecture = MLP(depth, activation, weight_variance, 0.05)
+    assert relative(ntk(architecture, x), np.asarray(ntk(architecture, x.astype(np.float64)))) < SINGLE
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_duplicates_under_a_jump_are_duplicates_at_any_depth(dtype, rng):
+    """sign makes of an angle θ one of 2√(θ/π), so that rounding of ρ would grow to 1e-2 in three layers."""
+    x = difficult(rng, 20).astype(dtype)
+    architecture = MLP(4, "sign", 1.3, 0.05)
+    kernel = np.asarray(nngp(architecture, x, x), np.float64)
+    own = np.arange(30)
+    np.testing.assert_allclose(kernel[own, own + 30], 1.35, rtol=2e-7)
+    assert relative(np.asarray(nngp(architecture, x)), np.asarray(nngp(architecture, x.astype(np.float64)))) < SINGLE
+
+
 def test_nngp_two_sets_and_what_the_tiles_do_not_divide(rng):
     x = difficult(rng, 20)
     architecture = MLP(2, "relu", 2.0, 0.1)
