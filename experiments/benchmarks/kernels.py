@@ -30,6 +30,7 @@ from theory.activations import PiecewiseLinear
 from theory.architecture import MLP
 from theory.kernels import empirical_ntk, ntk, tiles
 from theory.kernels.layerwise import Dense, layerwise_ntk
+from theory.kernels.tile_layers import kinked_layers, smooth_layers
 
 FEATURES = 784
 INFINITE = (("relu", 3), ("erf", 3), ("gelu", 3), ("relu", 10))
@@ -106,8 +107,8 @@ def _profile(architecture: MLP, x: Float[Array, "n d"], repetitions: int) -> dic
     side = min(tiles.SIDE, len(x) // 2)
     points, _ = jax.jit(partial(tiles._points, architecture, tangent=True, standard=False))(x)
     left, right = (points.tile(jnp.int32(start), side) for start in (0, side))
-    layers = tiles._kinked if isinstance(architecture.activation.function, PiecewiseLinear) else tiles._smooth
-    features = tiles.FEATURES["kinked" if layers is tiles._kinked else "smooth"]
+    layers = kinked_layers if isinstance(architecture.activation.function, PiecewiseLinear) else smooth_layers
+    features = tiles.FEATURES["kinked" if layers is kinked_layers else "smooth"]
     product = jax.jit(partial(tiles._product, features=features))
     entries = jax.jit(partial(layers, architecture, tangent=True, standard=False))
     cosine = product(left.unit, right.unit)

@@ -8,7 +8,7 @@ import pytest
 
 from theory.architecture import MLP, leaky_relu
 from theory.arctangent import arctangent, inverse_root, square_root
-from theory.kernels import kernels_by_depth, nngp, ntk, tiles
+from theory.kernels import kernels_by_depth, nngp, ntk, tile_layers, tiles
 
 # What single precision is held to, relative to the geometric mean of the two diagonal entries.
 SINGLE = 2e-6
@@ -148,7 +148,7 @@ def test_polynomials_of_the_angle_against_mpmath():
         return (mpmath.sin(psi) - psi * mpmath.cos(psi)) / (2 * w) ** mpmath.mpf(1.5)
 
     with mpmath.workdps(40):
-        for coefficients, function, error in ((tiles._ARC, arc, 3e-8), (tiles._SEGMENT, segment, 1e-8)):
+        for coefficients, function, error in ((tile_layers._ARC, arc, 3e-8), (tile_layers._SEGMENT, segment, 1e-8)):
             exact = np.array([float(function(mpmath.mpf(w))) for w in versines])
             np.testing.assert_allclose(np.polyval(coefficients[::-1], versines), exact, rtol=0, atol=error)
 
