@@ -8,7 +8,7 @@ the loop trains the first 32; its time grows with their number.
 
 With one hidden layer the gain at width 32 is that of leaving Python out of the step. With two hidden layers the matrix
 products rule: on 2 cores XLA's batched products of a step alone, of 32 × 32 matrices without anything else, take 4.5 µs
-a member where the whole step takes 6.5 µs and the loop's 49 µs, so that no more than about 10 times can be had.
+a member where the whole step takes 6.5 µs and the loop's 49 µs, so that no more than about 11 times can be had.
 """
 
 from __future__ import annotations
