@@ -111,7 +111,7 @@ def _polynomial_dual(polynomial: Polynomial, a: Array, b: Array, c: Array, r: Ar
 
     total = jnp.zeros_like(c)
     for j in reversed(range(len(polynomial.coefficients))):
-        total = total * c + math.factorial(j) * coefficient(j, a) * coefficient(j, b)
+        total = total * c + float(math.factorial(j)) * coefficient(j, a) * coefficient(j, b)
     return total
 
 

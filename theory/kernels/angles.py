@@ -37,11 +37,12 @@ class Gram(NamedTuple):
 
 
 class _Slices(NamedTuple):
-    """x = power · (upper + rest), row by row."""
+    """x = power · (upper + rest), row by row; `prints` tell rests apart."""
 
     upper: Float[Array, "n d"]
     rest: Float[Array, "n d"]
     power: Float[Array, " n"]
+    prints: Float[Array, " n"]
 
 
 def _slices(x: Float[Array, "n d"]) -> _Slices:
@@ -52,7 +53,10 @@ def _slices(x: Float[Array, "n d"]) -> _Slices:
     digits = (jnp.finfo(x.dtype).nmant + 1 - (x.shape[1] - 1).bit_length()) // 2
     unit = 2.0 ** -max(digits, 1)
     upper = jax.lax.stop_gradient(jnp.round(scaled / unit) * unit)
-    return _Slices(upper, scaled - upper, power)
+    rest = scaled - upper
+    # Equal rests have equal prints, as rests have that differ in sign only, up to theirs.
+    weights = jnp.cos(jnp.arange(1.0, x.shape[1] + 1.0, dtype=x.dtype))
+    return _Slices(upper, rest, power, jax.lax.stop_gradient(jnp.sum(rest * weights, axis=1)))
 
 
 def gram(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None) -> Gram:
@@ -77,9 +81,9 @@ def gram(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None) -> Gram:
     # |x|²|x'|² − (x·x')², order by order in the small parts: nothing large is left to cancel.
     area = determinant(e1, e2, exact) + (e1 * m2 + m1 * e2 - 2.0 * exact * small) + (m1 * m2 - small * small)
     sine2 = area * safe_inverse((e1 + m1) * (e2 + m2))
-    # Rows that are equal, or opposite, up to a power of two: by Schwarz's equality their upper parts are, and what the
-    # small parts leave is rounding, out of which the jump of sign would make angles.
-    one_line = (jnp.abs(exact) == e1) & (e1 == e2) & (m1 == m2) & (sine2 < jnp.finfo(x1.dtype).eps ** 1.25)
+    # Rows that are equal, or opposite, up to a power of two (their upper parts by Schwarz's equality): rounding of the
+    # small parts is left, out of which the jump of sign would make angles.
+    one_line = (jnp.abs(exact) == e1) & (e1 == e2) & (s1.prints[:, None] == jnp.sign(exact) * s2.prints[None])
     sine2 = jnp.where(one_line, 0.0, sine2)
     d = x1.shape[1]
     return Gram(

@@ -65,7 +65,7 @@ def nngp(
     plain, _ = _bare(architecture)
     if not isinstance(plain, MLP):
         return family_kernels(plain, x1, x2).nngp
-    return _kernel(plain, *one_or_two(x1, x2), tangent=False, standard=False)
+    return _in_double(plain, *one_or_two(x1, x2), tangent=False, standard=False)
 
 
 def ntk(
@@ -82,7 +82,7 @@ def ntk(
     plain, standard = _bare(architecture)
     if not isinstance(plain, MLP):
         return family_kernels(plain, x1, x2, standard=standard).ntk
-    return _kernel(plain, *one_or_two(x1, x2), tangent=True, standard=standard)
+    return _in_double(plain, *one_or_two(x1, x2), tangent=True, standard=standard)
 
 
 def _bare(architecture: MLP | Family | StandardBiases) -> tuple[MLP | Family, bool]:
@@ -115,6 +115,18 @@ def kernels_by_depth(architecture: MLP | StandardBiases, x1: ArrayLike, x2: Arra
     with jax.enable_x64(True):
         wide = (None if x is None else x.astype(jnp.float64) for x in (first, second))
         return jax.tree.map(lambda kernel: kernel.astype(first.dtype), _kernels_by_depth(plain, *wide, standard))
+
+
+def _in_double(
+    architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None, *, tangent: bool, standard: bool
+) -> Float[Array, "n1 n2"]:
+    """`_kernel`, with double precision from here on.
+
+    So variances that are Python's floats keep their digits on the way into the compiled program, and `vmap`, which maps
+    a program where it is called, meets its double precision.
+    """
+    with jax.enable_x64(True):
+        return _kernel(architecture, x1, x2, tangent=tangent, standard=standard)
 
 
 @partial(jax.jit, static_argnames=("tangent", "standard"))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from theory.activations import PiecewiseLinear
+from theory.activations import PiecewiseLinear, activation
 from theory.architecture import MLP
 from theory.determinant import safe_inverse
 from theory.duals import closed_form
@@ -34,6 +34,10 @@ SIDE = 512
 FEATURES = {"kinked": 400, "smooth": 128}
 NEAR = 0.93
 DEEP = 7
+# Smooth activations that single precision serves. Duals that grow as exponentials or as high powers go to double.
+SINGLE = tuple(activation(name).function for name in ("erf", "gelu", "sin", "cos", "sign"))
+# σ_b² in standard parametrisation from which on K − σ_b² + 1 loses digits.
+LARGE = 100.0
 # √K(x, x) below which Θ/√(K(x, x) K(x', x')) may overflow.
 LEAST = 1e-15
 # Near pairs are computed so many at once; a tile with more than `MOST` of them goes to double precision as a whole.
@@ -154,24 +158,25 @@ def _tile(
 ) -> Float[Array, "m n"]:
     """The kernel of one tile; `offset` is how many rows the right inputs start before the left ones."""
     kinked = isinstance(architecture.activation.function, PiecewiseLinear)
-    if not kinked and architecture.depth > DEEP:
+    if not kinked and (architecture.depth > DEEP or architecture.activation.function not in SINGLE):
         return _wide(exact, *inputs())
     cosine = _product(left.unit, right.unit, FEATURES["kinked" if kinked else "smooth"])
     rows, columns = jnp.arange(cosine.shape[0])[:, None] + offset, jnp.arange(cosine.shape[1])[None]
+
+    bias = jnp.asarray(architecture.bias_variance, jnp.float32)
 
     def is_near(left: Points, right: Points, cosine: Array) -> Bool[Array, "m n"]:
         near = jnp.abs(cosine) > NEAR
         if not kinked:
             # Behind a large bias pairs are near whatever their angle, and only 1 − ρ as a sum of its own would keep
             # digits.
-            bias = jnp.asarray(architecture.bias_variance, jnp.float32)
             scale1, scale2 = safe_inverse(left.roots[0]), safe_inverse(right.roots[0])
             first = (left.start * scale1)[:, None] * (right.start * scale2)[None] * cosine
             near = near | (jnp.abs(first + bias * (scale1[:, None] * scale2[None])) > NEAR)
-        elif standard:
+        if standard:
             # Where nothing but learned biases is left, there is no √K(x, x) to divide by.
             gone1, gone2 = (jnp.min(points.roots, axis=0) < LEAST for points in (left, right))
-            near = near | gone1[:, None] | gone2[None]
+            near = near | gone1[:, None] | gone2[None] | (bias > LARGE)
         # An input and itself are no pair: the diagonal is known.
         return near & (rows != columns) if same else near
 

@@ -51,6 +51,13 @@ def test_rows_with_themselves_and_zero_rows(rng):
         assert np.isfinite(result.sine2).all()
 
 
+def test_rows_apart_in_their_last_digits_keep_their_angle():
+    """Rows whose norms, inner product and upper digits agree."""
+    for small in (8e-11, 1e-13):
+        x = jnp.asarray([[1.0, small], [1.0, -small]])
+        assert float(gram(x, None).sine2[0, 1]) == pytest.approx(4 * small**2, rel=1e-6)
+
+
 SLOPES = [PiecewiseLinear(0.0, 1.0), PiecewiseLinear(-1.0, 1.0), PiecewiseLinear(0.2, 1.0), PiecewiseLinear(1.0, 1.0)]
 
 

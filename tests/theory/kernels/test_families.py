@@ -35,6 +35,7 @@ JUMPS = ((Residual(4, "sign", 1.3, 0.1), ()), (Convolutional(4, "sign", 1.3, 0.0
 @pytest.mark.parametrize(("architecture", "space"), JUMPS)
 def test_duplicates_under_a_jump_are_duplicates_at_any_depth(architecture, space, rng):
     """Each layer takes the root of an angle: out of rounding, 1e-16, the fourth would make 1e-2."""
-    x = rng.normal(size=(5, *space, 6))
-    kernel = np.asarray(nngp(architecture, np.concatenate([x, x])))
-    np.testing.assert_array_equal(kernel[:5, 5:], kernel[:5, :5])
+    for channels in (6, 3072):
+        x = rng.uniform(size=(5, *space, channels))
+        kernel = np.asarray(nngp(architecture, np.concatenate([x, x])))
+        np.testing.assert_array_equal(kernel[:5, 5:], kernel[:5, :5])

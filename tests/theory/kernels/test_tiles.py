@@ -6,6 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 
+from theory.activations import hermite
 from theory.architecture import MLP, leaky_relu
 from theory.arctangent import arctangent, inverse_root, square_root
 from theory.kernels import kernels_by_depth, nngp, ntk, tile_layers, tiles
@@ -59,7 +60,15 @@ def test_single_precision_is_exact_to_two_parts_in_a_million(activation, depth, 
 
 
 @pytest.mark.parametrize(
-    ("activation", "depth", "weight_variance"), [("relu", 10, 2.0), ("erf", 7, 1.7), ("erf", 20, 1.5), ("gelu", 7, 2.0)]
+    ("activation", "depth", "weight_variance"),
+    [
+        ("relu", 10, 2.0),
+        ("erf", 7, 1.7),
+        ("erf", 20, 1.5),
+        ("gelu", 7, 2.0),
+        ("exp", 1, 8.0),
+        (hermite(21), 1, 0.3),
+    ],
 )
 def test_angles_just_wide_enough_for_single_precision(activation, depth, weight_variance, rng):
     """Hundreds of thousands of pairs with ρ around 0.9, where a rounding of ρ moves the kernel most."""
@@ -105,12 +114,28 @@ def test_derivatives_are_those_of_the_kernel_in_double_precision(rng):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(other).max())
 
 
-def test_variances_can_be_mapped(rng):
-    x = difficult(rng, 5)[:128]
-    variances = jnp.asarray([0.5, 2.0], jnp.float32)
-    mapped = jax.vmap(lambda v: ntk(MLP(1, "relu", v, 0.1), x))(variances)
-    for one, variance in zip(mapped, variances, strict=True):
-        np.testing.assert_allclose(one, ntk(MLP(1, "relu", float(variance), 0.1), x), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("count", [5, 128])
+@pytest.mark.parametrize("setting", [False, True])
+@pytest.mark.parametrize("name", ["relu", "erf"])
+def test_variances_can_be_mapped(name, setting, count, rng):
+    """With and without JAX's double precision switched on, in which the kernels are partly computed."""
+    x = difficult(rng, 5)[:count]
+    with jax.enable_x64(setting):
+        variances = jnp.asarray([0.5, 2.0], jnp.float32)
+        mapped = jax.vmap(lambda v: ntk(MLP(1, name, v, 0.1), x))(variances)
+        assert mapped.dtype == jnp.float32
+        for one, variance in zip(mapped, variances, strict=True):
+            np.testing.assert_allclose(one, ntk(MLP(1, name, float(variance), 0.1), x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_variances_keep_their_digits(count, rng):
+    """2.1 in single precision is off by 2e-8, which a hundred layers make 4e-6 of."""
+    x = rng.standard_normal((count, 50)).astype(np.float32)
+    architecture = MLP(100, "relu", 2.1, 0.1)
+    with jax.enable_x64(False):
+        single = ntk(architecture, x)
+    assert relative(single, np.asarray(ntk(architecture, x.astype(np.float64)))) < SINGLE
 
 
 def test_small_sets_are_taken_in_double_precision(rng):
