@@ -54,7 +54,7 @@ def _slices(x: Float[Array, "n d"]) -> _Slices:
     unit = 2.0 ** -max(digits, 1)
     upper = jax.lax.stop_gradient(jnp.round(scaled / unit) * unit)
     rest = scaled - upper
-    # Equal rests have equal prints, as rests have that differ in sign only, up to theirs.
+    # Equal rests have equal prints, opposite ones opposite prints.
     weights = jnp.cos(jnp.arange(1.0, x.shape[1] + 1.0, dtype=x.dtype))
     return _Slices(upper, rest, power, jax.lax.stop_gradient(jnp.sum(rest * weights, axis=1)))
 
@@ -75,16 +75,21 @@ def gram(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None) -> Gram:
         return jnp.sum(s.upper**2, axis=1), jnp.sum(s.rest * (2.0 * s.upper + s.rest), axis=1)
 
     exact = product(s1.upper, s2.upper)
-    small = product(s1.upper, s2.rest) + product(s1.rest, s2.upper + s2.rest)
+    rests = product(s1.rest, s2.rest)
+    small = product(s1.upper, s2.rest) + product(s1.rest, s2.upper) + rests
     (exact1, small1), (exact2, small2) = own(s1), own(s2)
     e1, m1, e2, m2 = jnp.broadcast_arrays(exact1[:, None], small1[:, None], exact2[None], small2[None])
     # |x|²|x'|² − (x·x')², order by order in the small parts: nothing large is left to cancel.
     area = determinant(e1, e2, exact) + (e1 * m2 + m1 * e2 - 2.0 * exact * small) + (m1 * m2 - small * small)
-    sine2 = area * safe_inverse((e1 + m1) * (e2 + m2))
-    # Rows that are equal, or opposite, up to a power of two (their upper parts by Schwarz's equality): rounding of the
-    # small parts is left, out of which the jump of sign would make angles.
-    one_line = (jnp.abs(exact) == e1) & (e1 == e2) & (s1.prints[:, None] == jnp.sign(exact) * s2.prints[None])
-    sine2 = jnp.where(one_line, 0.0, sine2)
+    # Where the upper parts are equal or opposite (by Schwarz's equality) x' = ±(x + δ), with δ from the rests alone,
+    # and the area is |x|²|δ|² − (x·δ)². Where the rests are as well there is none, not even from rounding, out of which
+    # the jump of sign would make angles.
+    side = jnp.sign(exact)
+    parallel = (jnp.abs(exact) == e1) & (e1 == e2)
+    rest1, rest2 = jnp.sum(s1.rest**2, axis=1)[:, None], jnp.sum(s2.rest**2, axis=1)[None]
+    apart = (e1 + m1) * (rest1 + rest2 - 2.0 * side * rests) - (side * small - m1) ** 2
+    apart = jnp.where(s1.prints[:, None] == side * s2.prints[None], 0.0, apart)
+    sine2 = jnp.where(parallel, apart, area) * safe_inverse((e1 + m1) * (e2 + m2))
     d = x1.shape[1]
     return Gram(
         (exact1 + small1) * s1.power**2 / d,
