@@ -57,7 +57,7 @@ def test_rows_apart_in_their_last_digits_keep_their_angle():
         x = jnp.asarray([[1.0, small], [1.0, -small]])
         for sign in (1.0, -1.0):
             sine2 = gram(x[:1], sign * x[1:]).sine2
-            assert float(sine2[0, 0]) == pytest.approx(4 * small**2, rel=1e-6)
+            assert float(sine2[0, 0]) == pytest.approx(4 * small**2, rel=1e-14)
     # Opposite but for the rounding of a cosine: an angle of 1e-16, and nothing like 1e-12 beside it.
     angle = np.linspace(0.0, np.pi, 100)
     x, y = (np.stack([np.cos(t), np.sin(t)], axis=1) for t in (angle, angle + np.pi))
