@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from math import prod
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,24 +63,6 @@ class AttentionNetwork(FamilyNetwork):
         attention = [False] * (PARTS - 1) + [True]
         return [self.bias and has for has in (True, *attention * self.depth, True)]
 
-    @property
-    def parameters(self) -> int:
-        """Number of parameters."""
-        return sum(prod(shape) + biased * shape[-1] for shape, biased in zip(self.shapes(), self.biased(), strict=True))
-
-    def assemble(self, normals: Array | np.ndarray) -> Params:
-        """Parameters from standard normals (…, parameters), with the same leading axes; NumPy's stay NumPy's."""
-        params, offset, leading = [], 0, normals.shape[:-1]
-        for shape, biased, (weight, bias) in zip(self.shapes(), self.biased(), self.scales(), strict=True):
-            entry: dict[str, Any] = {}
-            arrays = [("weight", shape, weight)] + ([("bias", shape[-1:], bias)] if biased else [])
-            for name, size, scale in arrays:
-                drawn = normals[..., offset : offset + prod(size)].reshape(*leading, *size)
-                entry[name] = drawn if scale.init_std == 1 else drawn * normals.dtype.type(scale.init_std)
-                offset += prod(size)
-            params.append(entry)
-        return params
-
     def scales(self) -> list[tuple[LayerScale, LayerScale]]:
         """Scales of the weights and of the biases, entry by entry; keys and values have the variance 1."""
         n, scheme = self.widths[0], self.parametrisation
@@ -95,14 +75,6 @@ class AttentionNetwork(FamilyNetwork):
         first = pair("input", self.inputs, n, self.weight_variance)
         fan_in, fan_out = self.shapes()[-1]
         return [first, *attention * self.depth, pair("output", fan_in, fan_out, self.weight_variance)]
-
-    def learning_rates(self, learning_rate: float) -> Params:
-        """The parametrisation's learning rate for each array of parameters, from the global one."""
-        rates = []
-        for biased, (weight, bias) in zip(self.biased(), self.scales(), strict=True):
-            entry = {"weight": learning_rate * weight.learning_rate}
-            rates.append({**entry, "bias": learning_rate * bias.learning_rate} if biased else entry)
-        return rates
 
     def preactivations(self, params: Params, x: ArrayLike) -> list[Float[Array, "n ..."]]:
         """z_1, …, z_{L+1}, each (n, positions, width), and the output (n, outputs), for x (n, positions, channels)."""

@@ -32,23 +32,34 @@ class FamilyNetwork(Network):
         """Shapes of the weights, layer by layer."""
         raise NotImplementedError
 
+    def biased(self) -> list[bool]:
+        """Whether each layer has a bias."""
+        return [self.bias] * len(self.shapes())
+
     @property
     def parameters(self) -> int:
         """Number of parameters."""
-        return sum(prod(shape) + self.bias * shape[-1] for shape in self.shapes())
+        return sum(prod(shape) + biased * shape[-1] for shape, biased in zip(self.shapes(), self.biased(), strict=True))
 
     def assemble(self, normals: Array | np.ndarray) -> Params:
         """Parameters from standard normals (…, parameters), with the same leading axes; NumPy's stay NumPy's."""
         params, offset, leading = [], 0, normals.shape[:-1]
-        for shape, (weight, bias) in zip(self.shapes(), self.scales(), strict=True):
+        for shape, biased, (weight, bias) in zip(self.shapes(), self.biased(), self.scales(), strict=True):
             layer: dict[str, Any] = {}
-            for name, size, scale in (("weight", shape, weight), ("bias", shape[-1:], bias)):
-                if name == "weight" or self.bias:
-                    entries = normals[..., offset : offset + prod(size)].reshape(*leading, *size)
-                    layer[name] = entries if scale.init_std == 1 else entries * normals.dtype.type(scale.init_std)
-                    offset += prod(size)
+            for name, size, scale in [("weight", shape, weight), ("bias", shape[-1:], bias)][: 1 + biased]:
+                entries = normals[..., offset : offset + prod(size)].reshape(*leading, *size)
+                layer[name] = entries if scale.init_std == 1 else entries * normals.dtype.type(scale.init_std)
+                offset += prod(size)
             params.append(layer)
         return params
+
+    def learning_rates(self, learning_rate: float) -> Params:
+        """The parametrisation's learning rate for each array of parameters, from the global one."""
+        rates = []
+        for biased, (weight, bias) in zip(self.biased(), self.scales(), strict=True):
+            layer = {"weight": learning_rate * weight.learning_rate}
+            rates.append({**layer, "bias": learning_rate * bias.learning_rate} if biased else layer)
+        return rates
 
     def scales(self) -> list[tuple[LayerScale, LayerScale]]:
         """Scales of the weights and of the biases, layer by layer."""

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from experiments.training.cost import Cost, cost
 from experiments.training.methods import Method, Objective, State
 from experiments.training.schedule import drive, plan
 
@@ -168,9 +169,8 @@ def members(
 
     leaves = jax.tree.leaves(state.params)
     size = sum(leaf.size for leaf in leaves) // count
-    examples = _examples(data, "data" in per_member) if method.batch_size is None else method.batch_size
-    widest = max(np.shape(leaf)[-1] if np.ndim(leaf) > 1 else 1 for leaf in leaves)
-    group, batch, step_seconds = plan(size, widest, leaves[0].dtype.itemsize, examples, count, call_seconds)
+    loss = _loss_cost(objective, state.params, data, method.batch_size, "data" in per_member)
+    group, batch, step_seconds = plan(size, leaves[0].dtype.itemsize, loss, count, call_seconds)
 
     def train_group(first: int) -> tuple[State, Any]:
         part_state, part = _rows((state, mapped), first, min(group, count - first), count)
@@ -287,6 +287,20 @@ def _start(method: Method, params: Any, data: Any, key: Array | None, per_member
     memory = jax.eval_shape(lambda p: method.memory(p, _examples(data, "data" in per_member)), one)
     zeros = jax.tree.map(lambda leaf: np.zeros((count, *leaf.shape), leaf.dtype), memory)
     return 0.0, State(params, zeros, key, np.full(count, -1, _clock_dtype(method)))
+
+
+def _loss_cost(objective: Objective, params: Any, data: Any, batch_size: int | None, per_member: bool) -> Cost:
+    """Cost of one member's loss on the examples of one step."""
+
+    def one_of(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf))
+
+    def in_step(leaf: Any) -> jax.ShapeDtypeStruct:
+        shape = jnp.shape(leaf)[per_member:]
+        examples = shape[:1] if batch_size is None or not shape else (batch_size,)
+        return jax.ShapeDtypeStruct((*examples, *shape[1:]), jnp.result_type(leaf))
+
+    return cost(objective, jax.tree.map(one_of, params), jax.tree.map(in_step, data))
 
 
 def _clock_dtype(method: Method) -> np.dtype:

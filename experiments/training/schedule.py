@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-# Bytes of parameters that one call may hold; gradients, optimiser variables and copies come on top, some four times.
+from experiments.training.cost import Cost
+
+# Bytes of parameters (on an accelerator, of pre-activations too) that one call may hold; gradients, activations,
+# optimiser variables and copies come on top, some four times.
 MEMORY = 2**30
 # On a CPU members are vmapped only where the operations of one are small (flops in a step), so that starting them costs
 # as much as doing them; else one follows the other inside the program. As many go together as have so many entries in
@@ -31,24 +34,24 @@ class Plan(NamedTuple):
     step_seconds: float
 
 
-def plan(parameters: int, widest: int, itemsize: int, examples: int, members: int, call_seconds: float) -> Plan:
+def plan(parameters: int, itemsize: int, loss: Cost, members: int, call_seconds: float) -> Plan:
     """Cut the members into groups that fit in memory and whose single step fits in one call.
 
     Args:
         parameters: of one member; `itemsize`: bytes of each.
-        widest: most units in a layer of it.
-        examples: in one step.
+        loss: cost of one member's loss on the examples of one step.
         members: how many in all.
         call_seconds: what a call aims at.
     """
-    # Forward and backward pass together take three products with every weight matrix, two flops an entry.
-    flops = 6.0 * parameters * examples
+    # The backward pass takes two products where the forward pass takes one.
+    flops = 3.0 * loss.flops
     step_seconds = flops / SLOW_FLOPS + OVERHEAD_SECONDS
-    limit = min(members, int(MEMORY / (parameters * itemsize)), int(call_seconds / step_seconds))
+    together = jax.default_backend() != "cpu"
+    held = itemsize * (parameters + (loss.entries if together else 0))
+    limit = min(members, int(MEMORY / held), int(call_seconds / step_seconds))
     group = _even(members, max(limit, 1))
-    together = BATCH_ENTRIES / (examples * widest) if flops < SMALL_FLOPS else 1
-    batch = group if jax.default_backend() != "cpu" else _even(group, max(int(together), 1))
-    return Plan(group, batch, step_seconds * group)
+    batch = int(BATCH_ENTRIES / loss.widest) if flops < SMALL_FLOPS else 1
+    return Plan(group, group if together else _even(group, max(batch, 1)), step_seconds * group)
 
 
 def _even(total: int, limit: int) -> int:

@@ -7,9 +7,7 @@ import xarray as xr
 
 from experiments.claims.ntk import convolution
 from experiments.claims.ntk.convolution import (
-    NETWORK,
     PAPER,
-    RIDGE,
     SMOKE,
     Config,
     cells,
@@ -19,8 +17,8 @@ from experiments.claims.ntk.convolution import (
     measure,
     parts,
     predict,
-    twins,
 )
+from experiments.invariant_learning import DIAGONAL, NETWORK, RIDGE, twins
 from experiments.networks import init_members, network
 from experiments.regression import relu_ntk
 
@@ -47,7 +45,7 @@ def test_grids_are_full_and_sizes_within_reach():
 
 
 def test_the_diagonal_that_the_ridge_refers_to():
-    assert float(relu_ntk(NETWORK, np.zeros(1))[0]) == pytest.approx(convolution.DIAGONAL)
+    assert float(relu_ntk(NETWORK, np.zeros(1))[0]) == pytest.approx(DIAGONAL)
     assert RIDGE < 0.01
 
 
