@@ -22,7 +22,7 @@ from theory.architecture import MLP
 from theory.determinant import safe_inverse
 from theory.duals import closed_form
 from theory.gaussian import derivative_second_moment, second_moment
-from theory.kernels.tile_layers import Points, kinked_layers, smooth_layers
+from theory.kernels.tile_layers import PAIRED, Points, kinked_layers, smooth_layers
 from theory.kernels.zero_variance import slope_with_zeros
 
 # Side of a tile: four of them fit into a core's second-level cache.
@@ -30,10 +30,11 @@ SIDE = 512
 # Features in one product of single precision, and |ρ| of the inputs (and of what enters smooth units) from which on a
 # pair is near. Below 0.93 a sum of 128 terms errs by 4e-7, one of 400 by 9e-7. Kinked activations make of it at most
 # 1.4e-6 of the diagonal of Θ at any depth. Smooth ones round more in each layer: 128 terms and `DEEP` layers leave
-# 1.6e-6, and 20 layers of erf (σ_w² = 1.5) would leave 3.5e-6, so that deeper networks go to double precision.
-FEATURES = {"kinked": 400, "smooth": 128}
+# 1.8e-6, and 20 layers of erf (σ_w² = 1.5) would leave 3.5e-6, so that deeper networks go to double precision. erf and
+# GELU with up to `SHALLOW` layers leave 1.6e-6 of 264 terms.
+FEATURES = {"kinked": 400, "smooth": 128, "shallow": 264}
 NEAR = 0.93
-DEEP = 7
+SHALLOW, DEEP = 3, 7
 # Smooth activations that single precision serves. Duals that grow as exponentials or as high powers go to double.
 SINGLE = tuple(activation(name).function for name in ("erf", "gelu", "sin", "cos", "sign"))
 # σ_b² in standard parametrisation from which on K − σ_b² + 1 loses digits.
@@ -160,7 +161,7 @@ def _tile(
     kinked = isinstance(architecture.activation.function, PiecewiseLinear)
     if not kinked and (architecture.depth > DEEP or architecture.activation.function not in SINGLE):
         return _wide(exact, *inputs())
-    cosine = _product(left.unit, right.unit, FEATURES["kinked" if kinked else "smooth"])
+    cosine = _product(left.unit, right.unit, features(architecture))
     rows, columns = jnp.arange(cosine.shape[0])[:, None] + offset, jnp.arange(cosine.shape[1])[None]
 
     bias = jnp.asarray(architecture.bias_variance, jnp.float32)
@@ -197,6 +198,14 @@ def _tile(
     count = jnp.sum(is_near(left, right, cosine))
     case = (count > 0).astype(jnp.int32) + (count > MOST)
     return jax.lax.switch(case, (fast, mixed, wide), left, right, cosine)
+
+
+def features(architecture: MLP) -> int:
+    """How many features are summed in one product."""
+    function = architecture.activation.function
+    if isinstance(function, PiecewiseLinear):
+        return FEATURES["kinked"]
+    return FEATURES["shallow" if function in PAIRED and architecture.depth <= SHALLOW else "smooth"]
 
 
 def _product(left: Float[Array, "m d"], right: Float[Array, "n d"], features: int) -> Float[Array, "m n"]:

@@ -64,6 +64,10 @@ def test_single_precision_is_exact_to_two_parts_in_a_million(activation, depth, 
     [
         ("relu", 10, 2.0),
         ("erf", 7, 1.7),
+        ("erf", 3, 2.0),
+        ("erf", 3, 3.0),
+        ("gelu", 3, 1.5),
+        ("gelu", 3, 8.0),
         ("erf", 20, 1.5),
         ("gelu", 7, 2.0),
         ("exp", 1, 8.0),
@@ -77,6 +81,33 @@ def test_angles_just_wide_enough_for_single_precision(activation, depth, weight_
     x = x.astype(np.float32)
     architecture = MLP(depth, activation, weight_variance, 0.05)
     assert relative(ntk(architecture, x), np.asarray(ntk(architecture, x.astype(np.float64)))) < SINGLE
+
+
+@pytest.mark.parametrize(("activation", "scale"), [("erf", 2.0), ("gelu", 1.0)])
+def test_both_ways_to_the_arcsine_give_one_kernel(activation, scale, rng, monkeypatch):
+    """Where all variances are moderate; one larger input in a tile, and the other way is taken."""
+    architecture = MLP(3, activation, 1.0, 0.1)
+    x = jnp.asarray(rng.standard_normal((40, 50)), jnp.float32)
+    limit = tile_layers._MODERATE / (1 - tile_layers._MODERATE) / scale
+
+    def taken(inputs):
+        points, _ = tiles._points(architecture, inputs, True, False)
+        left, right = (points.tile(jnp.int32(start), 20) for start in (0, 20))
+        cosine = left.unit @ right.unit.T
+        largest = float(max(left.roots[:-1].max(), right.roots[:-1].max())) ** 2
+        return np.asarray(tile_layers.smooth_layers(architecture, left, right, cosine, True, False)), largest
+
+    fast, largest = taken(x)
+    assert largest < limit
+    monkeypatch.setattr(tile_layers, "_MODERATE", 0.0)
+    slow, _ = taken(x)
+    np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-6 * np.abs(slow).max())
+    assert np.any(fast != slow)
+    monkeypatch.undo()
+    stretched = x.at[25].multiply(10.0)
+    found, largest = taken(stretched)
+    assert largest > limit
+    np.testing.assert_array_equal(np.delete(found, 5, axis=1), np.delete(slow, 5, axis=1))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -172,7 +203,16 @@ def test_polynomials_of_the_angle_against_mpmath():
         psi = 2 * mpmath.asin(mpmath.sqrt(w / 2))
         return (mpmath.sin(psi) - psi * mpmath.cos(psi)) / (2 * w) ** mpmath.mpf(1.5)
 
+    def arcsine(square):
+        z = mpmath.sqrt(square)
+        return (mpmath.asin(z) / z - 1) / square if square else mpmath.mpf(1) / 6
+
     with mpmath.workdps(40):
+        squares = 0.7 * versines
+        exact = np.array([float(arcsine(mpmath.mpf(t))) for t in squares])
+        found = np.polyval(tile_layers._ARCSINE[::-1], squares)
+        # What counts is the error in the arcsine itself, to which it contributes z³.
+        assert np.max(np.abs(found - exact) * squares**1.5) < 1e-8
         for coefficients, function, error in ((tile_layers._ARC, arc, 3e-8), (tile_layers._SEGMENT, segment, 1e-8)):
             exact = np.array([float(function(mpmath.mpf(w))) for w in versines])
             np.testing.assert_allclose(np.polyval(coefficients[::-1], versines), exact, rtol=0, atol=error)
