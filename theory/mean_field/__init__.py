@@ -5,8 +5,6 @@ from theory.mean_field.families import (
     family_pair_map,
     family_propagate,
     family_slope,
-    fourier_slopes,
-    position_map,
 )
 from theory.mean_field.finite_width import Corrections, corrections
 from theory.mean_field.fixed_points import (
@@ -15,6 +13,7 @@ from theory.mean_field.fixed_points import (
     fixed_point,
     length_fixed_point,
 )
+from theory.mean_field.positions import fourier_slopes, position_map
 from theory.mean_field.signal import Trajectory, correlation_slope, length_map, pair_map, propagate
 
 __all__ = [

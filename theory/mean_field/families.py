@@ -1,4 +1,4 @@
-r"""Signal propagation in every family: how lengths, covariances and their patterns in space travel from layer to layer.
+"""Signal propagation in every family: how lengths and covariances travel from layer to layer.
 
 One layer takes the covariance K = E u v of the pre-activations of two inputs, of lengths q_1 and q_2, to
 
@@ -7,8 +7,8 @@ One layer takes the covariance K = E u v of the pre-activations of two inputs, o
     LayerNorm of these   the same with u/√q_1 and v/√q_2 in place of u and v inside of φ,
 
 and lengths are the covariances of an input with itself. For `Convolutional` this holds position by position where the
-covariance is the same at all positions and padding keeps it so (circular or valid); deviations from that travel as
-waves, each with a slope of its own. `theory.mean_field.signal` has the maps of the MLP alone.
+covariance is the same at all positions and padding keeps it so (circular or valid); for the others see
+`theory.mean_field.positions`. `theory.mean_field.signal` has the maps of the MLP alone.
 
 Source: Poole et al. 2016, section 2, for the MLP; Yang & Schoenholz 2017, section 3, for skip connections, here in the
 order of pre-activations; Xiao et al. 2018, section 2, for convolutions.
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Float
 
 from theory import gaussian
 from theory.architecture import MLP, Attention, Convolutional, LayerNorm, Residual
@@ -46,7 +46,7 @@ def family_length_map(architecture: Family, length: ArrayLike) -> Float[Array, "
         ValueError: the architecture is of another family, or a convolution with zeros around ('same'); or a length is
             negative, or a correlation outside of [−1, 1].
     """
-    _split(architecture)
+    split(architecture)
     _check_values(length=length)
     return _length_map(architecture, gaussian.as_float(length))
 
@@ -67,11 +67,11 @@ def family_pair_map(
     Raises:
         ValueError: as in `family_length_map`.
     """
-    _split(architecture)
+    split(architecture)
     _check_values(correlation, length1=length1, length2=length2)
     parts = (gaussian.as_float(v) for v in (length1, length2, correlation))
     q1, q2, c = jnp.broadcast_arrays(*parts)
-    return _correlated(*_covariance_map(architecture, q1, q2, c * jnp.sqrt(q1 * q2)))
+    return _correlated(*covariance_map(architecture, q1, q2, c * jnp.sqrt(q1 * q2)))
 
 
 def family_slope(architecture: Family, length: ArrayLike, correlation: ArrayLike) -> Float[Array, "..."]:
@@ -93,7 +93,7 @@ def family_slope(architecture: Family, length: ArrayLike, correlation: ArrayLike
 
     Source: Schoenholz et al. 2017, section 3; Yang & Schoenholz 2017, section 3.
     """
-    _split(architecture)
+    split(architecture)
     _check_values(correlation, length=length)
     return _slope(architecture, *jnp.broadcast_arrays(gaussian.as_float(length), gaussian.as_float(correlation)))
 
@@ -116,7 +116,7 @@ def family_propagate(
             different positions; or a length is not positive, the cosine lies outside [−1, 1], or one of them is no
             single number.
     """
-    plain, _ = _split(architecture)
+    plain, _ = split(architecture)
     if isinstance(plain, Convolutional) and plain.readout != "flatten":
         raise ValueError(
             f"readout must be 'flatten', got '{plain.readout}': it needs covariances between positions, for which "
@@ -126,75 +126,7 @@ def family_propagate(
     return Trajectory(*_propagate(architecture, *map(gaussian.as_float, (length1, length2, correlation))))
 
 
-def position_map(
-    architecture: Convolutional | LayerNorm, length: ArrayLike, covariance: ArrayLike
-) -> Float[Array, "*batch_and_space"]:
-    """One convolution's map of the covariance K(α) = E z(α) z'(α+δ) at some offset δ, alike for all offsets:
-
-        K'(α) = σ_w² (1/q) Σ_β E φ(u)φ(v) + σ_b²,    (u, v) ~ N(0, [[q*, K(α+β)], [K(α+β), q*]]),
-
-    over the q positions β of the filter, where all positions of both images have the length q*.
-
-    Args:
-        architecture: with circular padding; its depth and readout play no role.
-        length: q* > 0, one number; one layer on it is `family_length_map(architecture, length)`.
-        covariance: K (…, *space), with as many axes of space as the filter has.
-
-    Returns:
-        K', of the shape of `covariance`.
-
-    Raises:
-        ValueError: the architecture is no convolution with circular padding, the covariance has too few axes, or
-            `length` is no single positive number.
-
-    Source: Xiao et al. 2018, section 2, for one image.
-    """
-    plain = _circular(architecture)
-    array = gaussian.as_float(covariance)
-    if array.ndim < len(plain.filter):
-        raise ValueError(f"covariance must have {len(plain.filter)} axes of space, got shape {array.shape}")
-    _check_length(length)
-    return _position_map(architecture, gaussian.as_float(length), array)
-
-
-def fourier_slopes(
-    architecture: Convolutional | LayerNorm, length: ArrayLike, correlation: ArrayLike, *, space: tuple[int, ...]
-) -> Complex[Array, "*space"]:
-    """Factors by which the waves e^{2πi Σ_j k_j α_j/S_j} on a constant covariance c q* grow in a layer,
-
-        λ_k = χ (1/q) Σ_β e^{2πi Σ_j k_j β_j/S_j},    χ = `family_slope`.
-
-    They are the eigenvalues of the Jacobian of `position_map`. The constant wave has λ_0 = χ, and no other is larger in
-    modulus; a wave dies out over −1/ln|λ_k| layers. For filters of odd size λ is real.
-
-    Args:
-        architecture: with circular padding.
-        length, correlation: q* > 0 and c of the constant covariance, one number each.
-        space: numbers of positions S_j.
-
-    Returns:
-        λ (*space), in the order of `numpy.fft.fftn`.
-
-    Raises:
-        ValueError: as in `position_map`, or `space` has not as many sizes as the filter.
-
-    Source: Xiao et al. 2018, section 2.
-    """
-    plain = _circular(architecture)
-    if np.ndim(correlation) != 0:
-        raise ValueError(f"correlation must be one number, got shape {np.shape(correlation)}; use a loop for several")
-    if np.ndim(space) != 1 or len(space) != len(plain.filter) or any(size < 1 for size in space):
-        raise ValueError(f"space must be {len(plain.filter)} positive sizes, as many as the filter has, got {space}")
-    _check_length(length)
-    phases = jnp.ones(())
-    for axis, (size, k) in enumerate(zip(space, plain.filter, strict=True)):
-        angles = 2 * np.pi * np.outer(np.arange(size), _reach(k)) / size
-        mean = np.mean(np.exp(1j * angles), axis=1)
-        phases = phases * mean.reshape([-1 if i == axis else 1 for i in range(len(space))])
-    return family_slope(architecture, length, correlation) * phases
-
-
-def _split(architecture: Family) -> tuple[_Plain, bool]:
+def split(architecture: Family) -> tuple[_Plain, bool]:
     """The architecture without its layer norms, and whether it had them."""
     plain = architecture.architecture if isinstance(architecture, LayerNorm) else architecture
     if not isinstance(plain, MLP | Convolutional | Residual):
@@ -209,20 +141,6 @@ def _split(architecture: Family) -> tuple[_Plain, bool]:
     if isinstance(plain, Convolutional) and plain.padding == "same":
         raise ValueError("padding must be 'circular' or 'valid', got 'same': zeros around make positions unlike")
     return plain, isinstance(architecture, LayerNorm)
-
-
-def _circular(architecture: Convolutional | LayerNorm) -> Convolutional:
-    plain, _ = _split(architecture)
-    if not isinstance(plain, Convolutional) or plain.padding != "circular":
-        raise ValueError(
-            f"architecture must be Convolutional with padding='circular', or LayerNorm of it, got {architecture!r}"
-        )
-    return plain
-
-
-def _check_length(length: ArrayLike) -> None:
-    if np.ndim(length) != 0 or not (is_traced(length) or float(np.asarray(length)) > 0):
-        raise ValueError(f"length must be one positive number, got {length!r}")
 
 
 def _check_values(correlation: ArrayLike | None = None, **lengths: ArrayLike) -> None:
@@ -253,7 +171,7 @@ def _features(norm: bool, q1: Array, q2: Array, covariance: Array) -> tuple[Arra
 
 def _dense(architecture: Family, q1: Array, q2: Array, covariance: Array) -> tuple[Array, Array, Array]:
     """(q_1, q_2, K) after φ, weights and biases, without a skip connection."""
-    plain, norm = _split(architecture)
+    plain, norm = split(architecture)
     weight, bias = (jnp.asarray(v, covariance.dtype) for v in (plain.weight_variance, plain.bias_variance))
     a, b, c = _features(norm, q1, q2, covariance)
     moments = (*(gaussian.second_moment(plain.activation, v) for v in (a, b)), gaussian.dual(plain.activation, a, b, c))
@@ -263,12 +181,12 @@ def _dense(architecture: Family, q1: Array, q2: Array, covariance: Array) -> tup
 
 @jax.jit
 def _length_map(architecture: Family, length: Array) -> Array:
-    return _covariance_map(architecture, length, length, length)[0]
+    return covariance_map(architecture, length, length, length)[0]
 
 
 @jax.jit
-def _covariance_map(architecture: Family, q1: Array, q2: Array, covariance: Array) -> tuple[Array, Array, Array]:
-    kept, gain = _skip(_split(architecture)[0], covariance)
+def covariance_map(architecture: Family, q1: Array, q2: Array, covariance: Array) -> tuple[Array, Array, Array]:
+    kept, gain = _skip(split(architecture)[0], covariance)
     branch = _dense(architecture, q1, q2, covariance)
     first, second, between = (kept * v + gain * w for v, w in zip((q1, q2, covariance), branch, strict=True))
     return first, second, between
@@ -281,7 +199,7 @@ def _correlated(q1: Array, q2: Array, covariance: Array) -> tuple[Array, Array, 
 
 @jax.jit
 def _slope(architecture: Family, length: Array, correlation: Array) -> Array:
-    plain, norm = _split(architecture)
+    plain, norm = split(architecture)
     seen = jnp.ones_like(length) if norm else length
     slope = jnp.asarray(plain.weight_variance, length.dtype) * gaussian.dual_derivative(
         plain.activation, seen, seen, correlation * seen
@@ -292,13 +210,13 @@ def _slope(architecture: Family, length: Array, correlation: Array) -> Array:
 
 @jax.jit
 def _propagate(architecture: Family, length1: Array, length2: Array, correlation: Array) -> tuple[Array, ...]:
-    plain, _ = _split(architecture)
+    plain, _ = split(architecture)
     inputs = (length1, length2, correlation * jnp.sqrt(length1 * length2))
     weight, bias = (jnp.asarray(v, length1.dtype) for v in (plain.weight_variance, plain.bias_variance))
     start = tuple(weight * v + bias for v in inputs)
 
     def layer(state: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        after = _covariance_map(architecture, *state)
+        after = covariance_map(architecture, *state)
         return after, after
 
     # The readout is a dense layer: an MLP's last, and one more on top of residual blocks.
@@ -310,19 +228,3 @@ def _propagate(architecture: Family, length1: Array, length2: Array, correlation
         jnp.concatenate([s[None], m, *(e[None] for e in o)]) for s, m, *o in zip(start, between, *ends, strict=True)
     ]
     return _correlated(*rows)
-
-
-@jax.jit
-def _position_map(architecture: Convolutional | LayerNorm, length: Array, covariance: Array) -> Array:
-    plain = _circular(architecture)
-    lengths = jnp.broadcast_to(length.astype(covariance.dtype), covariance.shape)
-    after = _covariance_map(architecture, lengths, lengths, covariance)[2]
-    # The mean over the filter, one axis after the other; of σ_b² it is σ_b².
-    for axis, k in enumerate(plain.filter, start=-len(plain.filter)):
-        after = jnp.mean(jnp.stack([jnp.roll(after, -beta, axis) for beta in _reach(k)]), axis=0)
-    return after
-
-
-def _reach(k: int) -> range:
-    """Positions that a filter of size k sees, relative to its own."""
-    return range(-((k - 1) // 2), k // 2 + 1)

@@ -14,9 +14,8 @@ from theory.mean_field.families import (
     family_pair_map,
     family_propagate,
     family_slope,
-    fourier_slopes,
-    position_map,
 )
+from theory.mean_field.positions import fourier_slopes, position_map
 
 WEIGHT, BIAS, SCALE = 1.7, 0.3, 0.7
 
