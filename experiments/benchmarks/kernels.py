@@ -4,9 +4,11 @@
 
 First the tangent kernel of infinitely wide networks on many inputs, symmetric and in single precision, against
 neural-tangents compiled by the same JAX, and the memory of both programs as the compiler plans it, which is that of the
-result alone for a peer that fuses all layers. A second table says where our time goes and what limits it: half of the
-bare product of all inputs with all, at the speed of one large product, and the loop over all layers of a tile's entries
-(from angles and polynomials) are needed by any such program. "At most" is the ratio that these two alone would leave.
+result alone for a peer that fuses all layers. A second table says where our time goes and what limits it: memory for
+the result, half of the bare product of all inputs with all, at the speed of one large product, and the loop over all
+layers of a tile's entries (from angles and polynomials) are needed by any such program. "At most" is the ratio that
+these three alone would leave.
+
 Then the tangent kernel of a finite network, against NTK–vector products of neural-tangents and against contracted
 Jacobians (what torch.func's recipe does); with it the bare matrix products that it needs. All ways of one row take
 turns; times are medians after a first run that compiles: programs that return as much as these wait for memory, which
@@ -95,12 +97,16 @@ def infinite(activation: str, depth: int, x: Float[Array, "n d"], repetitions: i
     def product(x: Array) -> Array:
         return jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
 
+    def filled(x: Array) -> Array:
+        return jnp.full((len(x), len(x)), x[0, 0])
+
     few = x[:512]
     scale = float(jnp.max(ours(few)))
     # The peer takes the arccosine of a single-precision product, which is off by 1.5e-4 on the diagonal, in each layer.
     if not np.allclose(jax.jit(theirs)(few), ours(few), atol=5e-4 * depth * scale):
         raise RuntimeError(f"neural-tangents gives another kernel for {activation} at depth {depth}")
-    compiled = {name: jax.jit(f) for name, f in (("peer", theirs), ("ours", ours), ("product", product))}
+    ways = {"peer": theirs, "ours": ours, "product": product, "result": filled}
+    compiled = {name: jax.jit(f) for name, f in ways.items()}
     found = race([Way(name, lambda f=f: f(x)) for name, f in compiled.items()], repetitions)
     found |= _profile(architecture, x, repetitions)
     return found | {"peer memory": megabytes(theirs, x), "our memory": megabytes(ours, x)}
@@ -212,6 +218,7 @@ def main() -> None:
     headings = (
         "activation",
         "depth",
+        "result, s",
         "half product, s",
         "tiles' products, s",
         "tiles' layers, s",
@@ -229,9 +236,10 @@ def main() -> None:
             f"{row['peer'] / row['ours']:.1f}",
             f"{row['our memory'] / row['peer memory']:.2f}",
         )
-        half, products, entries = row["product"] / 2, row["tiles' products"], row["tiles' layers"]
-        seconds = (half, products, entries, row["ours"] - products - entries)
-        at_most = row["peer"] / (half + entries)
+        result, products, entries = row["result"], row["tiles' products"], row["tiles' layers"]
+        half = (row["product"] - result) / 2
+        seconds = (result, half, products, entries, row["ours"] - result - products - entries)
+        at_most = row["peer"] / (result + half + entries)
         where.add_row(activation, str(depth), *(f"{s:.2f}" for s in seconds), f"{at_most:.1f}")
     console.print(table)
     console.print(where)
