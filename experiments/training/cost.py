@@ -16,8 +16,8 @@ class Cost(NamedTuple):
         flops: two for every multiplication with its addition in products and convolutions, one for every entry that
             another operation returns.
         widest: entries of the largest result of a product or convolution, such as (examples, width) or
-            (examples, *space, channels); 1 where there is none.
-        entries: of all these results together: what a backward pass has to keep, up to a factor.
+            (examples, *space, channels); where there is none, of the largest result.
+        entries: of all results of products together: what a backward pass has to keep, up to a factor.
     """
 
     flops: float
@@ -36,9 +36,10 @@ def cost(function: Callable[..., Any], *arguments: Any) -> Cost:
         the counts. A scan counts as often as it runs, of a `cond` each branch, the body of a `while` once, as its
         number of rounds is not known.
     """
-    flops, widest, entries = 0.0, 1, 0
+    flops, widest, largest, entries = 0.0, 0, 1, 0
     for equation, times in _equations(jax.make_jaxpr(function)(*arguments).jaxpr, 1):
-        sizes = [prod(result.aval.shape) for result in equation.outvars]
+        sizes = [prod(getattr(result.aval, "shape", ())) for result in equation.outvars]
+        largest = max(largest, *sizes, 0)
         summed = _summed(equation)
         if summed is None:
             flops += times * sum(sizes)
@@ -46,13 +47,15 @@ def cost(function: Callable[..., Any], *arguments: Any) -> Cost:
             flops += times * 2.0 * summed * sum(sizes)
             widest = max(widest, *sizes)
             entries += times * sum(sizes)
-    return Cost(flops, widest, entries)
+    return Cost(flops, widest or largest, entries or largest)
 
 
 def _equations(jaxpr: Any, times: int) -> Iterator[tuple[Any, int]]:
     """The equations that do something, and how often each runs; those that hold a program give its equations."""
     for equation in jaxpr.eqns:
-        inner = [part for value in equation.params.values() for part in _programs(value)]
+        # The program in a scatter or a reduction says how two entries are combined.
+        pairwise = equation.primitive.name.startswith(("scatter", "reduce", "select_and_"))
+        inner = [] if pairwise else [part for value in equation.params.values() for part in _programs(value)]
         for part in inner:
             yield from _equations(part, times * equation.params.get("length", 1))
         if not inner:

@@ -292,15 +292,17 @@ def _start(method: Method, params: Any, data: Any, key: Array | None, per_member
 def _loss_cost(objective: Objective, params: Any, data: Any, batch_size: int | None, per_member: bool) -> Cost:
     """Cost of one member's loss on the examples of one step."""
 
-    def one_of(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf))
+    def like(leaf: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        # A Python number takes the type of what it meets, here as in the training.
+        return jax.ShapeDtypeStruct(shape, jnp.result_type(leaf), weak_type=jax.typeof(leaf).weak_type)
 
     def in_step(leaf: Any) -> jax.ShapeDtypeStruct:
         shape = jnp.shape(leaf)[per_member:]
         examples = shape[:1] if batch_size is None or not shape else (batch_size,)
-        return jax.ShapeDtypeStruct((*examples, *shape[1:]), jnp.result_type(leaf))
+        return like(leaf, (*examples, *shape[1:]))
 
-    return cost(objective, jax.tree.map(one_of, params), jax.tree.map(in_step, data))
+    one = jax.tree.map(lambda leaf: like(leaf, jnp.shape(leaf)[1:]), params)
+    return cost(objective, one, jax.tree.map(in_step, data))
 
 
 def _clock_dtype(method: Method) -> np.dtype:

@@ -75,5 +75,12 @@ def test_a_scan_counts_each_round_and_a_cond_each_branch():
 
 def test_an_objective_without_products_counts_its_entries():
     found = cost(lambda p: jnp.sum(p**2), np.zeros(100, np.float32))
-    assert (found.widest, found.entries) == (1, 0)
+    assert (found.widest, found.entries) == (100, 100)
     assert 100 <= found.flops <= 300
+
+
+def test_what_a_scatter_and_a_reduction_return_is_counted():
+    """The programs in them combine two numbers, and are no work of their own."""
+    rows = np.zeros(50, np.int32)
+    assert cost(lambda p: jnp.zeros(1000).at[rows].add(p), np.zeros(50, np.float32)).flops >= 1000
+    assert cost(lambda p: jnp.tanh(p), np.zeros((30, 40), np.float32)).widest == 1200

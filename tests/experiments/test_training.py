@@ -317,6 +317,17 @@ def test_cross_entropy_and_frozen_layers(ensemble, data):
     np.testing.assert_allclose(result.params[1]["weight"], params[1]["weight"] - 0.5 * slope, rtol=1e-10)
 
 
+def test_a_number_in_the_data_takes_the_type_of_what_it_meets():
+    def objective(params, data):
+        x, factor = data
+        start = (x * params).astype(jnp.bfloat16)
+        scaled, _ = jax.lax.scan(lambda carry, _: (carry * factor, None), start, length=3)
+        return jnp.sum(scaled.astype(jnp.float32))
+
+    result = members(objective, jnp.ones((2, 3)), (jnp.ones(3), 2.0), method=GradientDescent(0.125), records=[1])
+    np.testing.assert_array_equal(result.params, 0.0)
+
+
 def test_single_precision_stays_single(data, getkey):
     for method, records in ((GradientDescent(0.01), [3]), (GradientFlow(relative=1e-4), [0.1])):
         result = train(SquaredError(NET), NET.init(getkey()), data, method=method, records=records)
