@@ -118,7 +118,7 @@ def _profile(architecture: MLP, x: Float[Array, "n d"], repetitions: int) -> dic
     points, _ = jax.jit(partial(tiles._points, architecture, tangent=True, standard=False))(x)
     left, right = (points.tile(jnp.int32(start), side) for start in (0, side))
     layers = kinked_layers if isinstance(architecture.activation.function, PiecewiseLinear) else smooth_layers
-    product = jax.jit(partial(tiles._product, features=tiles.features(architecture)))
+    product = jax.jit(partial(tiles._product, products=tiles.products(architecture, points.unit.shape[1])))
     entries = jax.jit(partial(layers, architecture, tangent=True, standard=False))
     cosine = product(left.unit, right.unit)
     # Often enough for times of milliseconds, and the best of them: in the loop over tiles no thread falls asleep.

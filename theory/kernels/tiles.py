@@ -9,6 +9,7 @@ A product of single-precision vectors resolves ρ to 10⁻⁷, and so an angle �
 
 import functools
 import itertools
+import math
 import operator
 from collections.abc import Callable
 
@@ -27,14 +28,19 @@ from theory.kernels.zero_variance import slope_with_zeros
 
 # Side of a tile: four of them fit into a core's second-level cache.
 SIDE = 512
-# Features in one product of single precision, and |ρ| of the inputs (and of what enters smooth units) from which on a
-# pair is near. Below 0.93 a sum of 128 terms errs by 4e-7, one of 400 by 9e-7. Kinked activations make of it at most
-# 1.4e-6 of the diagonal of Θ at any depth. Smooth ones round more in each layer: 128 terms and `DEEP` layers leave
-# 1.8e-6, and 20 layers of erf (σ_w² = 1.5) would leave 3.5e-6, so that deeper networks go to double precision. erf and
-# GELU with up to `SHALLOW` layers leave 1.6e-6 of 264 terms.
-FEATURES = {"kinked": 400, "smooth": 128, "shallow": 264}
+# Features that are turned together by a random rotation, before anything is rounded to single precision. Sums of inputs
+# like ±1, all of whose terms are alike, would round in one direction: 400 terms were off by 4e-6. Mixed they err as
+# those of other inputs do.
+MIXED = 16
+ROTATION = np.linalg.qr(np.random.default_rng(0).standard_normal((MIXED, MIXED)))[0]
+# |ρ| of the inputs (and of what enters smooth units) from which on a pair is near.
 NEAR = 0.93
-SHALLOW, DEEP = 3, 7
+# Inner products of d features are sums of p products of single precision, which err by about 4e-8 √d/p where ρ is just
+# below `NEAR`. Largest √d/p: so that together with the rounding of the layers, which smooth activations do more of, the
+# kernel errs by at most 1.8e-6 of its diagonal. erf and GELU are `shallow` with up to `SHALLOW` layers. Smooth networks
+# of more than `DEEP` layers go to double precision.
+SPREAD = {"kinked": 10.0, "shallow": 6.0, "smooth": 4.0}
+SHALLOW, DEEP = 3, 5
 # Smooth activations that single precision serves. Duals that grow as exponentials or as high powers go to double.
 SINGLE = tuple(activation(name).function for name in ("erf", "gelu", "sin", "cos", "sign"))
 # σ_b² in standard parametrisation from which on K − σ_b² + 1 loses digits.
@@ -139,11 +145,20 @@ def _points(
         (variance, theta), before = jax.lax.scan(layer, (start, start + learned), None, length=architecture.depth)
         variances = jnp.concatenate([before, variance[None]])
         norm = jnp.sqrt(jnp.where(square > 0, square, 1.0) * x.shape[1])
-        unit = (wide / norm[:, None]).astype(jnp.float32)
+        unit = _mixed(wide / norm[:, None]).astype(jnp.float32)
         first = jnp.sqrt(weight * square).astype(jnp.float32)
         roots = jnp.sqrt(variances).astype(jnp.float32)
         diagonal = (theta if tangent else variance).astype(jnp.float32)
     return Points(unit, first, roots), diagonal
+
+
+def _mixed(x: Float[Array, "n d"]) -> Float[Array, "n e"]:
+    """The inputs in other coordinates, with features of 0 up to a multiple of `MIXED`; few ones stay as they are."""
+    n, d = x.shape
+    if d <= MIXED:
+        return x
+    groups = jnp.pad(x, ((0, 0), (0, -d % MIXED))).reshape(-1, MIXED)
+    return (groups @ jnp.asarray(ROTATION, x.dtype)).reshape(n, -1)
 
 
 def _tile(
@@ -161,7 +176,7 @@ def _tile(
     kinked = isinstance(architecture.activation.function, PiecewiseLinear)
     if not kinked and (architecture.depth > DEEP or architecture.activation.function not in SINGLE):
         return _wide(exact, *inputs())
-    cosine = _product(left.unit, right.unit, features(architecture))
+    cosine = _product(left.unit, right.unit, products(architecture, left.unit.shape[1]))
     rows, columns = jnp.arange(cosine.shape[0])[:, None] + offset, jnp.arange(cosine.shape[1])[None]
 
     bias = jnp.asarray(architecture.bias_variance, jnp.float32)
@@ -200,18 +215,17 @@ def _tile(
     return jax.lax.switch(case, (fast, mixed, wide), left, right, cosine)
 
 
-def features(architecture: MLP) -> int:
-    """How many features are summed in one product."""
+def products(architecture: MLP, d: int) -> int:
+    """How many products an inner product of d features is the sum of."""
     function = architecture.activation.function
-    if isinstance(function, PiecewiseLinear):
-        return FEATURES["kinked"]
-    return FEATURES["shallow" if function in PAIRED and architecture.depth <= SHALLOW else "smooth"]
+    shallow = function in PAIRED and architecture.depth <= SHALLOW
+    spread = SPREAD["kinked" if isinstance(function, PiecewiseLinear) else "shallow" if shallow else "smooth"]
+    return math.ceil(math.sqrt(d) / spread)
 
 
-def _product(left: Float[Array, "m d"], right: Float[Array, "n d"], features: int) -> Float[Array, "m n"]:
-    """Inner products, as a sum of products of at most so many features."""
-    d = left.shape[1]
-    edges = np.linspace(0, d, -(-d // features) + 1).astype(int)
+def _product(left: Float[Array, "m d"], right: Float[Array, "n d"], products: int) -> Float[Array, "m n"]:
+    """Inner products, as a sum of so many products of fewer features."""
+    edges = np.linspace(0, left.shape[1], products + 1).astype(int)
     parts = (
         jnp.matmul(left[:, a:b], right[:, a:b].T, precision=jax.lax.Precision.HIGHEST)
         for a, b in itertools.pairwise(edges)
