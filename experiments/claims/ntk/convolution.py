@@ -67,7 +67,7 @@ class Config:
         widths: of the networks, at dimension `network_dimension`.
         networks: members at each width, for pooled and plain networks, each with a data set of its own.
         steps: of gradient descent.
-        images: data sets, targets and sizes.
+        images: as `Image` has them, one for each data set and target.
     """
 
     dimensions: tuple[int, ...]
