@@ -23,23 +23,24 @@ from theory.architecture import MLP
 from theory.determinant import safe_inverse
 from theory.duals import closed_form
 from theory.gaussian import derivative_second_moment, second_moment
-from theory.kernels.tile_layers import PAIRED, Points, kinked_layers, smooth_layers
+from theory.kernels.tile_layers import Points, kinked_layers, smooth_layers
 from theory.kernels.zero_variance import slope_with_zeros
 
 # Side of a tile: four of them fit into a core's second-level cache.
 SIDE = 512
-# Features that are turned together by a random rotation, before anything is rounded to single precision. Sums of inputs
-# like ±1, all of whose terms are alike, would round in one direction: 400 terms were off by 4e-6. Mixed they err as
-# those of other inputs do.
+# Features that are turned together by a random rotation, behind random signs, before anything is rounded to single
+# precision. Sums of inputs like ±1, all of whose terms are alike, would round in one direction: 400 terms were off by
+# 4e-6. Mixed they err as those of other inputs do; without the signs groups of equal features would remain alike.
 MIXED = 16
 ROTATION = np.linalg.qr(np.random.default_rng(0).standard_normal((MIXED, MIXED)))[0]
 # |ρ| of the inputs (and of what enters smooth units) from which on a pair is near.
 NEAR = 0.93
 # Inner products of d features are sums of p products of single precision, which err by about 4e-8 √d/p where ρ is just
-# below `NEAR`. Largest √d/p: so that together with the rounding of the layers, which smooth activations do more of, the
-# kernel errs by at most 1.8e-6 of its diagonal. erf and GELU are `shallow` with up to `SHALLOW` layers. Smooth networks
-# of more than `DEEP` layers go to double precision.
-SPREAD = {"kinked": 10.0, "shallow": 6.0, "smooth": 4.0}
+# below `NEAR`. Largest √d/p, so that together with the rounding of the layers the kernel errs by at most 1.6e-6 of its
+# diagonal: for kinked activations, for smooth ones, and for those whose first `SHALLOW` layers make less of an error.
+# Smooth networks of more than `DEEP` layers go to double precision.
+KINKED, SMOOTH = 10.0, 4.0
+MILD = {activation("erf").function: 7.0, activation("gelu").function: 10.0}
 SHALLOW, DEEP = 3, 5
 # Smooth activations that single precision serves. Duals that grow as exponentials or as high powers go to double.
 SINGLE = tuple(activation(name).function for name in ("erf", "gelu", "sin", "cos", "sign"))
@@ -131,8 +132,8 @@ def _points(
         bias = jnp.asarray(architecture.bias_variance, jnp.float64)
         learned = 1.0 - bias if standard else 0.0
         activation = architecture.activation
-        wide = x.astype(jnp.float64)
-        square = jnp.mean(wide * wide, axis=1)
+        # Some rows at a time: twice as wide as the inputs, all of them would wait for memory.
+        unit, square = jax.lax.map(_unit, x, batch_size=SIDE)
 
         def layer(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
             variance, theta = carry
@@ -144,21 +145,28 @@ def _points(
         start = weight * square + bias
         (variance, theta), before = jax.lax.scan(layer, (start, start + learned), None, length=architecture.depth)
         variances = jnp.concatenate([before, variance[None]])
-        norm = jnp.sqrt(jnp.where(square > 0, square, 1.0) * x.shape[1])
-        unit = _mixed(wide / norm[:, None]).astype(jnp.float32)
         first = jnp.sqrt(weight * square).astype(jnp.float32)
         roots = jnp.sqrt(variances).astype(jnp.float32)
         diagonal = (theta if tangent else variance).astype(jnp.float32)
     return Points(unit, first, roots), diagonal
 
 
-def _mixed(x: Float[Array, "n d"]) -> Float[Array, "n e"]:
-    """The inputs in other coordinates, with features of 0 up to a multiple of `MIXED`; few ones stay as they are."""
-    n, d = x.shape
+def _unit(row: Float[Array, " d"]) -> tuple[Float[Array, " e"], Float[Array, ""]]:
+    """x/|x|, its features mixed and rounded, and the mean of the squares of x."""
+    wide = row.astype(jnp.float64)
+    square = jnp.mean(wide * wide)
+    norm = jnp.sqrt(jnp.where(square > 0, square, 1.0) * row.shape[0])
+    return _mixed(wide / norm).astype(jnp.float32), square
+
+
+def _mixed(row: Float[Array, " d"]) -> Float[Array, " e"]:
+    """The features in other coordinates, with zeros up to a multiple of `MIXED`; few ones stay as they are."""
+    d = row.shape[0]
     if d <= MIXED:
-        return x
-    groups = jnp.pad(x, ((0, 0), (0, -d % MIXED))).reshape(-1, MIXED)
-    return (groups @ jnp.asarray(ROTATION, x.dtype)).reshape(n, -1)
+        return row
+    signs = jnp.asarray(np.random.default_rng(0).choice([-1.0, 1.0], d), row.dtype)
+    groups = jnp.pad(signs * row, (0, -d % MIXED)).reshape(-1, MIXED)
+    return (groups @ jnp.asarray(ROTATION, row.dtype)).ravel()
 
 
 def _tile(
@@ -218,8 +226,9 @@ def _tile(
 def products(architecture: MLP, d: int) -> int:
     """How many products an inner product of d features is the sum of."""
     function = architecture.activation.function
-    shallow = function in PAIRED and architecture.depth <= SHALLOW
-    spread = SPREAD["kinked" if isinstance(function, PiecewiseLinear) else "shallow" if shallow else "smooth"]
+    spread = MILD.get(function, SMOOTH) if architecture.depth <= SHALLOW else SMOOTH
+    if isinstance(function, PiecewiseLinear):
+        spread = KINKED
     return math.ceil(math.sqrt(d) / spread)
 
 

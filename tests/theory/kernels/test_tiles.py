@@ -98,10 +98,16 @@ def test_inputs_of_two_values_round_no_worse(activation, depth, weight_variance,
     assert relative(ntk(architecture, x), np.asarray(ntk(architecture, x.astype(np.float64)))) < SINGLE
 
 
+def test_groups_of_equal_features_are_mixed_differently():
+    """Or inner products would add the same few terms again and again, which round in one direction: by 1e-6 of 784."""
+    mixed = np.asarray(tiles._mixed(jnp.ones(784))).reshape(-1, tiles.MIXED)
+    assert len(np.unique(mixed.round(6), axis=0)) == len(mixed)
+
+
 @pytest.mark.parametrize("d", [3, 16, 17, 100])
 def test_mixed_features_keep_inner_products(d, rng):
     x = rng.standard_normal((9, d))
-    mixed = np.asarray(tiles._mixed(jnp.asarray(x)))
+    mixed = np.asarray(jax.vmap(tiles._mixed)(jnp.asarray(x)))
     np.testing.assert_allclose(mixed @ mixed.T, x @ x.T, rtol=0, atol=1e-13 * d)
     assert (mixed.shape[1] == d) == (d in (3, 16))
 
