@@ -11,8 +11,8 @@ these three alone would leave.
 
 Then the tangent kernel of a finite network, against NTK–vector products of neural-tangents and against contracted
 Jacobians (what torch.func's recipe does); with it the bare matrix products that it needs. All ways of one row take
-turns; times are medians after a first run that compiles: programs that return as much as these wait for memory, which
-the best of many runs would hide.
+turns, with a pause between; times are medians after a first run that compiles: programs that return as much as these
+wait for memory, which the best of many runs would hide.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ INFINITE = (("relu", 3), ("erf", 3), ("gelu", 3), ("relu", 10))
 # Points a side that a slow way is timed on. Its time grows with their product, or less where a part is overhead: with 8
 # in place of 16 the peer seems twice as slow. With 32 contracted Jacobians take minutes.
 FEWER = 16
+# Seconds between two runs. Memory is given back after a run has returned, and whatever runs next would wait for it: by
+# 0.2 s behind a peer that holds 2.4 GB.
+PAUSE = 0.5
 
 
 class Way(NamedTuple):
@@ -52,7 +55,10 @@ class Way(NamedTuple):
 
 
 def race(
-    ways: list[Way], repetitions: int, choose: Callable[[list[float]], float] = statistics.median
+    ways: list[Way],
+    repetitions: int,
+    choose: Callable[[list[float]], float] = statistics.median,
+    pause: float = PAUSE,
 ) -> dict[str, float]:
     """Median (or other choice of) seconds of each way, taking turns after a first run of each."""
     for way in ways:
@@ -60,6 +66,7 @@ def race(
     times: dict[str, list[float]] = {way.name: [] for way in ways}
     for _ in range(repetitions):
         for way in ways:
+            time.sleep(pause)
             began = time.perf_counter()
             jax.block_until_ready(way.run())
             times[way.name].append(way.scale * (time.perf_counter() - began))
@@ -129,6 +136,7 @@ def _profile(architecture: MLP, x: Float[Array, "n d"], repetitions: int) -> dic
         ],
         20 * repetitions,
         min,
+        pause=0.0,
     )
     rows = -(-len(x) // side)
     return {name: seconds * rows * (rows + 1) / 2 for name, seconds in found.items()}
