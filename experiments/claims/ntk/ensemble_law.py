@@ -31,9 +31,10 @@ from jaxtyping import Array, Float, Key
 
 from experiments.claim import Assumption, Cell, Claim, Evidence, Rival
 from experiments.networks import init_members, network
+from experiments.rival_directions import compare_moments
 from experiments.ten_digits import CLASSES, ten_digits
 from experiments.training import GradientDescent, Outputs, SquaredError, members
-from experiments.verdict import Verdict, decide, equivalence
+from experiments.verdict import Verdict, decide
 from experiments.verdict.rates import fit_amplitude
 from theory.architecture import MLP
 from theory.kernels import nngp, ntk
@@ -268,20 +269,14 @@ def judge(prediction: xr.Dataset, measurement: xr.Dataset) -> Verdict:
     """Both moments along every rival's direction at each step, at infinite width."""
     widths, steps = measurement["width"].values, prediction["step"].values
     units = measurement.sizes["batch"] * measurement.sizes["unit"]
-    comparisons = []
-    for name, (values, errors) in functionals(prediction, measurement).items():
-        compared = np.argwhere(np.any(prediction[f"{name}_direction"].values != 0, axis=(-2, -1)))
-        at = tuple(compared.T)
-        fit = fit_amplitude(widths, values[at], errors[at], exponent=0.0, correction=1.0)
-        comparisons += equivalence(
-            [f"{name} towards {prediction['rival'].values[r]}, step {steps[s]}" for r, s in compared],
-            fit.estimate,
-            prediction[f"{name}_value"].values[at],
-            float(prediction["margin"]),
-            standard_error=fit.standard_error,
-            sample_size=units * len(widths),
-            dof=units - 1,
-        )
+    rivals = prediction["rival"].values
+    comparisons = compare_moments(
+        prediction,
+        widths,
+        functionals(prediction, measurement),
+        units,
+        lambda moment, rival, step: f"{moment} towards {rivals[rival]}, step {steps[step]}",
+    )
     return decide(comparisons, margin_source="half the distance to the rival in whose direction the law is measured")
 
 

@@ -40,9 +40,9 @@ from jaxtyping import Array, Float, Key
 
 from experiments.claim import Assumption, Cell, Claim, Evidence, Rival
 from experiments.networks import Network, Params, init_members, network
+from experiments.rival_directions import compare_moments
 from experiments.training import Langevin, Momentum, Outputs, SquaredError, members
-from experiments.verdict import Verdict, decide, equivalence, identity
-from experiments.verdict.rates import fit_amplitude
+from experiments.verdict import Verdict, decide, identity
 from theory.architecture import MLP
 from theory.kernels import nngp, nngp_posterior, ntk
 from theory.kernels import predict as trained_law
@@ -391,19 +391,14 @@ def judge(prediction: xr.Dataset, measurement: xr.Dataset) -> Verdict:
     widths, units = measurement["width"].values, measurement.sizes["unit"]
     residual = float(measurement["residual"].max())
     comparisons = identity("largest residual of the last layer", residual, 0.0, tolerance=TRAINED)
-    for name, (values, errors) in functionals(prediction, measurement).items():
-        compared = np.argwhere(np.any(prediction[f"{name}_direction"].values != 0, axis=(-2, -1)))
-        at = tuple(compared.T)
-        fit = fit_amplitude(widths, values[at], errors[at], exponent=0.0, correction=1.0)
-        comparisons += equivalence(
-            [f"{PARTS[p]}: {name} towards {prediction['rival'].values[r]}" for p, r in compared],
-            fit.estimate,
-            prediction[f"{name}_value"].values[at],
-            float(prediction["margin"]),
-            standard_error=fit.standard_error,
-            sample_size=units * len(widths),
-            dof=units - 1,
-        )
+    rivals = prediction["rival"].values
+    comparisons += compare_moments(
+        prediction,
+        widths,
+        functionals(prediction, measurement),
+        units,
+        lambda moment, part, rival: f"{PARTS[part]}: {moment} towards {rivals[rival]}",
+    )
     return decide(comparisons, margin_source="half the distance to the rival in whose direction the law is measured")
 
 
