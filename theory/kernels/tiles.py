@@ -28,11 +28,10 @@ from theory.kernels.zero_variance import slope_with_zeros
 
 # Side of a tile: four of them fit into a core's second-level cache.
 SIDE = 512
-# Features that are turned together by a random rotation, behind random signs, before anything is rounded to single
-# precision. Sums of inputs like ±1, all of whose terms are alike, would round in one direction: 400 terms were off by
-# 4e-6. Mixed they err as those of other inputs do; without the signs groups of equal features would remain alike.
-MIXED = 16
-ROTATION = np.linalg.qr(np.random.default_rng(0).standard_normal((MIXED, MIXED)))[0]
+# Features up to which they stay as they are. More are turned before anything is rounded to single precision, so that
+# each carries its share. Sums of inputs like ±1, all of whose terms are alike, would round in one direction, by 4e-6 in
+# 400 terms; and where one feature outweighs all behind it, they round at its size.
+FEW = 16
 # |ρ| of the inputs (and of what enters smooth units) from which on a pair is near.
 NEAR = 0.93
 # Inner products of d features are sums of p products of single precision, which err by about 4e-8 √d/p where ρ is just
@@ -40,14 +39,14 @@ NEAR = 0.93
 # diagonal: for kinked activations, for smooth ones, and for those whose first `SHALLOW` layers make less of an error.
 # Smooth networks of more than `DEEP` layers go to double precision.
 KINKED, SMOOTH = 10.0, 4.0
-MILD = {activation("erf").function: 7.0, activation("gelu").function: 10.0}
+MILD = {activation("erf").function: 6.0, activation("gelu").function: 10.0}
 SHALLOW, DEEP = 3, 5
 # Smooth activations that single precision serves. Duals that grow as exponentials or as high powers go to double.
 SINGLE = tuple(activation(name).function for name in ("erf", "gelu", "sin", "cos", "sign"))
 # σ_b² in standard parametrisation from which on K − σ_b² + 1 loses digits.
 LARGE = 100.0
-# √K(x, x) below which Θ/√(K(x, x) K(x', x')) may overflow.
-LEAST = 1e-15
+# √K(x, x) between which squares of covariances, and Θ/√(K(x, x) K(x', x')), stay within single precision.
+LEAST, LARGEST = 1e-15, 1e8
 # Near pairs are computed so many at once; a tile with more than `MOST` of them goes to double precision as a whole.
 PAIRS, MOST = 256, 4096
 
@@ -160,13 +159,24 @@ def _unit(row: Float[Array, " d"]) -> tuple[Float[Array, " e"], Float[Array, ""]
 
 
 def _mixed(row: Float[Array, " d"]) -> Float[Array, " e"]:
-    """The features in other coordinates, with zeros up to a multiple of `MIXED`; few ones stay as they are."""
+    """A randomised Hartley transform of the features as a rectangle, filled with zeros; few features as they are.
+
+    It spreads a single feature evenly, and random signs before it do so with features that are alike.
+    """
     d = row.shape[0]
-    if d <= MIXED:
+    if d <= FEW:
         return row
+    height = math.isqrt(d - 1) + 1
+    width = -(-d // height)
     signs = jnp.asarray(np.random.default_rng(0).choice([-1.0, 1.0], d), row.dtype)
-    groups = jnp.pad(signs * row, (0, -d % MIXED)).reshape(-1, MIXED)
-    return (groups @ jnp.asarray(ROTATION, row.dtype)).ravel()
+    rectangle = jnp.pad(signs * row, (0, height * width - d)).reshape(height, width)
+    left, right = (jnp.asarray(_hartley(side), row.dtype) for side in (height, width))
+    return (left @ (rectangle @ right)).ravel()
+
+
+def _hartley(side: int) -> Float[np.ndarray, "side side"]:
+    phase = 2.0 * math.pi / side * np.outer(np.arange(side), np.arange(side))
+    return (np.cos(phase) + np.sin(phase)) / math.sqrt(side)
 
 
 def _tile(
@@ -197,6 +207,8 @@ def _tile(
             scale1, scale2 = safe_inverse(left.roots[0]), safe_inverse(right.roots[0])
             first = (left.start * scale1)[:, None] * (right.start * scale2)[None] * cosine
             near = near | (jnp.abs(first + bias * (scale1[:, None] * scale2[None])) > NEAR)
+            beyond1, beyond2 = (jnp.any(_beyond(points.roots), axis=0) for points in (left, right))
+            near = near | beyond1[:, None] | beyond2[None]
         if standard:
             # Where nothing but learned biases is left, there is no √K(x, x) to divide by.
             gone1, gone2 = (jnp.min(points.roots, axis=0) < LEAST for points in (left, right))
@@ -221,6 +233,11 @@ def _tile(
     count = jnp.sum(is_near(left, right, cosine))
     case = (count > 0).astype(jnp.int32) + (count > MOST)
     return jax.lax.switch(case, (fast, mixed, wide), left, right, cosine)
+
+
+def _beyond(roots: Float[Array, "layers n"]) -> Bool[Array, "layers n"]:
+    """Where √K(x, x) leaves what single precision can square. 0 is no harm."""
+    return (roots > LARGEST) | ((roots < LEAST) & (roots > 0))
 
 
 def products(architecture: MLP, d: int) -> int:

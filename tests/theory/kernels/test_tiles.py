@@ -98,10 +98,24 @@ def test_inputs_of_two_values_round_no_worse(activation, depth, weight_variance,
     assert relative(ntk(architecture, x), np.asarray(ntk(architecture, x.astype(np.float64)))) < SINGLE
 
 
-def test_groups_of_equal_features_are_mixed_differently():
-    """Or inner products would add the same few terms again and again, which round in one direction: by 1e-6 of 784."""
-    mixed = np.asarray(tiles._mixed(jnp.ones(784))).reshape(-1, tiles.MIXED)
-    assert len(np.unique(mixed.round(6), axis=0)) == len(mixed)
+@pytest.mark.parametrize(("activation", "weight_variance"), [("relu", 2.0), ("erf", 3.0), ("gelu", 2.0)])
+@pytest.mark.parametrize("d", [785, 3136])
+def test_inputs_with_a_feature_that_outweighs_all_others(activation, weight_variance, d, rng):
+    """Sums that begin near their end would round every later term at full size."""
+    x = 0.3 * rng.standard_normal((520, d))
+    x[:, 0] = np.sqrt(0.91 * d)
+    x = x.astype(np.float32)
+    architecture = MLP(3, activation, weight_variance, 0.0)
+    assert relative(ntk(architecture, x), np.asarray(ntk(architecture, x.astype(np.float64)))) < SINGLE
+
+
+@pytest.mark.parametrize("activation", ["relu", "erf", "gelu", "sin"])
+@pytest.mark.parametrize(("scale", "bias_variance"), [(1e-16, 0.0), (1e10, 0.0), (1e15, 0.1)])
+def test_lengths_whose_squares_leave_single_precision(activation, scale, bias_variance, rng):
+    x = rng.standard_normal((130, 20)).astype(np.float32)
+    x[[3, 77]] *= np.float32(scale)
+    architecture = MLP(2, activation, 2.0, bias_variance)
+    assert relative(ntk(architecture, x), np.asarray(ntk(architecture, x.astype(np.float64)))) < SINGLE
 
 
 @pytest.mark.parametrize("d", [3, 16, 17, 100])
@@ -109,7 +123,22 @@ def test_mixed_features_keep_inner_products(d, rng):
     x = rng.standard_normal((9, d))
     mixed = np.asarray(jax.vmap(tiles._mixed)(jnp.asarray(x)))
     np.testing.assert_allclose(mixed @ mixed.T, x @ x.T, rtol=0, atol=1e-13 * d)
-    assert (mixed.shape[1] == d) == (d in (3, 16))
+    # 17 features fill a rectangle of 5 × 4, and 100 one of 10 × 10.
+    assert mixed.shape[1] == {17: 20}.get(d, d)
+
+
+@pytest.mark.parametrize("name", ["first", "single", "equal", "alternating"])
+def test_every_mixed_feature_carries_its_share(name):
+    rows = {
+        "first": np.eye(784)[0],
+        "single": np.eye(784)[400],
+        "equal": np.full(784, 1 / 28),
+        "alternating": np.resize([1, -1], 784) / 28,
+    }
+    mixed = np.asarray(tiles._mixed(jnp.asarray(rows[name])))
+    assert np.sum(mixed**2) == pytest.approx(1.0, abs=1e-13)
+    assert max(np.sum(part**2) for part in np.array_split(mixed, 5)) < 0.25
+    assert np.max(mixed**2) < 20 / 784
 
 
 @pytest.mark.parametrize(("activation", "scale"), [("erf", 2.0), ("gelu", 1.0)])
