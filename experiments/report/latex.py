@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.ledger import number
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 # What labels and sentences of claims may hold beside ASCII; anything else stops the build instead of vanishing.
 _SYMBOLS = {
@@ -76,6 +80,25 @@ def value(x: Any, digits: int = 3) -> str:
     return rf"\ensuremath{{{mantissa}\times 10^{{{int(exponent)}}}}}"
 
 
+def with_error(x: float, error: float) -> tuple[str, str]:
+    """A number and its standard error, both to the error's second digit; without an error, as `value` has them."""
+    if not (math.isfinite(x) and math.isfinite(error) and error > 0):
+        return value(x), value(error, 2)
+    last = 1 - math.floor(math.log10(error))
+    if 1e-3 <= max(abs(x), error) < 1e5:
+        # No negative zero.
+        return rf"\ensuremath{{{round(x, last) + 0.0:.{max(last, 0)}f}}}", rf"\ensuremath{{{error:.{max(last, 0)}f}}}"
+    digits = math.floor(math.log10(abs(x))) + last + 1 if x else 1
+    return value(x, max(digits, 1)), value(error, 2)
+
+
+def predicted(x: float, error: float) -> str:
+    """A prediction to the digits of the measurement's error; exponents like 1 or 0.5, known exactly, as they are."""
+    if abs(x) < 1000 and x == round(x, 2):
+        return rf"\ensuremath{{{x + 0.0:g}}}"
+    return with_error(x, error)[0]
+
+
 def slug(label: str) -> str:
     """A comparison's label as part of a macro's field: lower-case words joined by dashes."""
     return re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-")
@@ -114,11 +137,37 @@ def fields(record: Mapping[str, Any]) -> dict[str, str]:
     return out
 
 
-def macros(records: Sequence[Mapping[str, Any]]) -> str:
-    """Definitions for `\\claim`, one a field."""
+def accuracies(measurement: xr.Dataset) -> dict[str, str]:
+    """What `\\claim{ID}{accuracy.…}` knows where a measurement says which test examples are classified `right`.
+
+    Accuracies are shares of the test examples with their binomial standard errors, named by the labels of the other
+    dimensions: `accuracy.nngp-60000.measured`.
+    """
+    if "right" not in measurement:
+        return {}
+    right, out = measurement["right"], {}
+    others = [str(dim) for dim in right.dims if dim != "test"]
+    for labels in itertools.product(*(right[dim].values for dim in others)):
+        row = right.sel(dict(zip(others, labels, strict=True)))
+        share = float(row.mean())
+        error = math.sqrt(share * (1 - share) / row.size)
+        prefix = f"accuracy.{slug('-'.join(str(label) for label in labels))}."
+        out[f"{prefix}measured"], out[f"{prefix}error"] = with_error(share, error)
+    return out
+
+
+def macros(records: Sequence[Mapping[str, Any]], measurements: Mapping[str, xr.Dataset] | None = None) -> str:
+    """Definitions for `\\claim`, one a field.
+
+    Args:
+        measurements: by claim, for what no comparison has.
+    """
     lines = ["% Made by `unmagic paper` from the results; never edited."]
     for record in records:
-        for name, text in fields(record).items():
+        found = fields(record)
+        if measurements is not None:
+            found |= accuracies(measurements[record["claim"]])
+        for name, text in found.items():
             lines.append(rf"\expandafter\gdef\csname claim@{record['claim']}@{name}\endcsname{{{text}}}")
     return "\n".join(lines) + "\n"
 
@@ -161,15 +210,17 @@ def clearance(x: Any) -> str:
 def _comparison_fields(prefix: str, row: Mapping[str, Any]) -> dict[str, str]:
     prediction, effect = number(row["prediction"]), number(row["effect"])
     margin = row["region_high"] if math.isfinite(number(row["region_high"])) else row["region_low"]
+    error = number(row["standard_error"])
+    measured, its_error = with_error(prediction + effect, error)
     return {
-        f"{prefix}predicted": value(prediction),
-        f"{prefix}measured": value(prediction + effect),
-        f"{prefix}effect": value(effect, 2),
+        f"{prefix}predicted": predicted(prediction, error),
+        f"{prefix}measured": measured,
+        f"{prefix}effect": with_error(effect, error)[0] if error else value(effect, 2),
         f"{prefix}low": value(row["low"]),
         f"{prefix}high": value(row["high"]),
         f"{prefix}measured-low": value(prediction + number(row["low"])),
         f"{prefix}measured-high": value(prediction + number(row["high"])),
-        f"{prefix}error": value(row["standard_error"], 2),
+        f"{prefix}error": its_error,
         f"{prefix}margin": value(margin, 2),
         f"{prefix}samples": value(int(row["sample_size"])) if row["sample_size"] else "exact",
     }

@@ -53,7 +53,8 @@ def build(source: Path, paper: Path) -> int:
 def generate(published: list[Published], folder: Path) -> None:
     """Writes all that LaTeX reads beside the sections: macros, the table, figures, the bibliography."""
     records = [item.record for item in published]
-    write_atomically(folder / "macros.tex", macros(records).encode())
+    measurements = {item.record["claim"]: item.measurement for item in published}
+    write_atomically(folder / "macros.tex", macros(records, measurements).encode())
     older = {item.record["claim"]: item.older for item in published}
     write_atomically(folder / "ledger.tex", ledger_table(records, older).encode())
     write_atomically(folder / "references.bib", BIBLIOGRAPHY.read_bytes())

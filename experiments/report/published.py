@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments import ledger
 from experiments.data import available
@@ -16,6 +16,9 @@ from experiments.store import AlteredError, Store, read_json
 from experiments.stored import stored_config
 from experiments.verdict.status import Verdict
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 
 @dataclass(frozen=True)
 class Published:
@@ -25,6 +28,7 @@ class Published:
         record: a verdict record as in `verdict.json`, judged anew.
         verdict: the same as an object.
         figure: the figure as PDF, drawn anew.
+        measurement: what the claim's own `measure` found.
         older: whether the code that measured it has changed since.
         missing: data sets that the prediction needs and that are not at hand; then verdict and figure are the
             stored ones.
@@ -33,6 +37,7 @@ class Published:
     record: dict[str, Any]
     verdict: Verdict
     figure: bytes
+    measurement: xr.Dataset
     older: bool
     missing: tuple[str, ...]
 
@@ -67,7 +72,7 @@ def judged_anew(root: Path, tier: str = "paper", seed: int = 0) -> list[Publishe
         missing = [name for name in claim.datasets(theory.config) if not available(name)]
         if missing:
             drawn = (path.parent / "figure.pdf").read_bytes()
-            out.append(Published(old, Verdict.from_json(old["verdict"]), drawn, older, tuple(missing)))
+            out.append(Published(old, Verdict.from_json(old["verdict"]), drawn, evidence[""], older, tuple(missing)))
             continue
         verdict, rivals = judge(theory, evidence)
         record = ledger.verdict_record(
@@ -84,5 +89,5 @@ def judged_anew(root: Path, tier: str = "paper", seed: int = 0) -> list[Publishe
             run=old["run"],
         )
         drawn = draw(theory, evidence[""], verdict)["pdf"]
-        out.append(Published(record, verdict, drawn, older, ()))
+        out.append(Published(record, verdict, drawn, evidence[""], older, ()))
     return out

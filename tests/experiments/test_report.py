@@ -5,12 +5,24 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import xarray as xr
 
 from experiments.cli import main
 from experiments.ledger import records
 from experiments.registry import registry
 from experiments.report import citations
-from experiments.report.latex import clearance, escape, fields, ledger_table, macros, slug, value
+from experiments.report.latex import (
+    accuracies,
+    clearance,
+    escape,
+    fields,
+    ledger_table,
+    macros,
+    predicted,
+    slug,
+    value,
+    with_error,
+)
 from experiments.report.page import markdown_table, with_table
 from experiments.store import Store
 
@@ -50,6 +62,45 @@ def test_values_in_latex(number, text):
     assert value(number) == text
 
 
+@pytest.mark.parametrize(
+    ("number", "error", "texts"),
+    [
+        (1.6258, 0.00204, ("1.6258", "0.0020")),
+        (2.0, 2.8e-6, ("2.0000000", "0.0000028")),
+        (8.8e-4, 0.0042, ("0.0009", "0.0042")),
+        (-1e-5, 0.0042, ("0.0000", "0.0042")),
+        (9.184e-4, 1.9e-4, (r"9.2\times 10^{-4}", r"1.9\times 10^{-4}")),
+        (7.19e-5, 6.1e-4, (r"7\times 10^{-5}", r"6.1\times 10^{-4}")),
+        (1234.6, 21.0, ("1235", "21")),
+        (0.98765, 0.0, ("0.988", "0")),
+    ],
+)
+def test_numbers_end_where_their_errors_do(number, error, texts):
+    assert with_error(number, error) == tuple(rf"\ensuremath{{{text}}}" for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(1.0, "1"), (-0.5, "-0.5"), (0.0, "0"), (0.9875, "0.9875"), (1 / 3, "0.3333")]
+)
+def test_predictions_known_exactly_are_printed_as_they_are(number, text):
+    assert predicted(number, 0.0012) == rf"\ensuremath{{{text}}}"
+
+
+def test_accuracies_are_shares_of_the_test_examples():
+    right = xr.DataArray(
+        [[[1, 1, 1, 0], [1, 0, 0, 0]]],
+        dims=("kernel", "size", "test"),
+        coords={"kernel": ["nngp"], "size": [100, 200]},
+    )
+    assert accuracies(xr.Dataset({"right": right})) == {
+        "accuracy.nngp-100.measured": r"\ensuremath{0.75}",
+        "accuracy.nngp-100.error": r"\ensuremath{0.22}",
+        "accuracy.nngp-200.measured": r"\ensuremath{0.25}",
+        "accuracy.nngp-200.error": r"\ensuremath{0.22}",
+    }
+    assert accuracies(xr.Dataset({"left": right})) == {}
+
+
 def test_text_in_latex():
     assert escape("σ² ≤ n⁻¹") == (r"\ensuremath{\sigma}\ensuremath{^2} \ensuremath{\le} n\ensuremath{^{-1}}")
     with pytest.raises(ValueError, match=r"'☃' \(U\+2603\).*no LaTeX form"):
@@ -66,7 +117,9 @@ def test_fields_are_those_of_the_record(published):
     found = fields(record)
     assert found["status"] == "supported"
     row = record["verdict"]["comparisons"][0]
-    assert found[f"{slug(row['label'])}.measured"] == value(row["prediction"] + row["effect"])
+    measured, error = with_error(row["prediction"] + row["effect"], row["standard_error"])
+    assert found[f"{slug(row['label'])}.measured"] == measured
+    assert found[f"{slug(row['label'])}.error"] == error
     assert found["rival.bound-as-rate.status"] == "refuted"
     assert "claim@ntk/linearised-dynamics@status" in macros([record])
     assert r"\older" in ledger_table([record], {record["claim"]: True})
