@@ -10,9 +10,9 @@ layers of a tile's entries (from angles and polynomials) are needed by any such 
 these three alone would leave.
 
 Then the tangent kernel of a finite network, against NTK–vector products of neural-tangents and against contracted
-Jacobians (what torch.func's recipe does); with it the bare matrix products that it needs. All ways of one row take
-turns, with a pause between; times are medians after a first run that compiles: programs that return as much as these
-wait for memory, which the best of many runs would hide.
+Jacobians (what torch.func's recipe does); with it the bare matrix products that it needs. Ways of one row, all but
+these Jacobians, take turns, with a pause between; times are medians after a first run that compiles: programs that
+return as much as these wait for memory, which the best of many runs would hide.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ from theory.kernels.tile_layers import kinked_layers, smooth_layers
 
 FEATURES = 784
 INFINITE = (("relu", 3), ("erf", 3), ("gelu", 3), ("relu", 10))
-# Points a side that a slow way is timed on. Its time grows with their product, or less where a part is overhead: with 8
-# in place of 16 the peer seems twice as slow. With 32 contracted Jacobians take minutes.
-FEWER = 16
+# Points a side that the slow ways are timed on, by which their time on all points is taken to grow as a square. That is
+# too much where a part of it does not: on 2 cores 256 points would take the products 117 s by 16 points, 92 by 32, 71
+# by 64 and 63 by 128. Jacobians of 32 points take minutes; those of all would take 30 GB.
+PRODUCTS, JACOBIANS = 64, 16
 # Seconds between two runs. Memory is given back after a run has returned, and whatever runs next would wait for it: by
 # 0.2 s behind a peer that holds 2.4 GB.
-PAUSE = 0.5
+PAUSE = 0.2
 
 
 class Way(NamedTuple):
@@ -160,28 +161,24 @@ def finite(width: int, points: int, repetitions: int) -> dict[str, float]:
     ]
     generator = np.random.default_rng(0)
     x = jnp.asarray(generator.standard_normal((points, FEATURES)), jnp.float32)
-    few = x[: min(FEWER, points)]
-    peers = {
-        name: jax.jit(
-            reference.empirical_ntk_fn(
-                net.apply, trace_axes=(-1,), vmap_axes=0, implementation=reference.NtkImplementation(number)
-            )
-        )
-        for name, number in (("NTK–vector products", 2),)
-    }
+    few, fewest = x[: min(PRODUCTS, points)], x[: min(JACOBIANS, points)]
+    products = reference.NtkImplementation.NTK_VECTOR_PRODUCTS
+    peer = jax.jit(reference.empirical_ntk_fn(net.apply, trace_axes=(-1,), vmap_axes=0, implementation=products))
     ours = layerwise_ntk("relu", layers, few)
-    for name, peer in peers.items():
-        # Sums over a thousand units in single precision, taken in another order.
-        if not np.allclose(peer(few, None, params), ours, rtol=1e-3, atol=1e-3 * float(jnp.max(ours))):
-            raise RuntimeError(f"neural-tangents by {name} gives another kernel")
-    scale = (points / len(few)) ** 2
-    ways = [Way(name, lambda peer=peer: peer(few, None, params), scale) for name, peer in peers.items()]
-    ways += [
-        Way("Jacobians", lambda: empirical_ntk(net.apply, params, few, method="jacobians"), scale),
+    # Sums over a thousand units in single precision, taken in another order.
+    if not np.allclose(peer(few, None, params), ours, rtol=1e-3, atol=1e-3 * float(jnp.max(ours))):
+        raise RuntimeError("neural-tangents by NTK–vector products gives another kernel")
+
+    def jacobians() -> Array:
+        return empirical_ntk(net.apply, params, fewest, method="jacobians")
+
+    ways = [
+        Way("NTK–vector products", lambda: peer(few, None, params), (points / len(few)) ** 2),
         Way("ours", lambda: layerwise_ntk("relu", layers, x)),
         Way("bare products", _bare(x, layers)),
     ]
-    return race(ways, repetitions)
+    # By themselves: behind the gigabytes that Jacobians give back the peer takes half as long again.
+    return race(ways, repetitions) | race([Way("Jacobians", jacobians, (points / len(fewest)) ** 2)], repetitions)
 
 
 def _bare(x: Float[Array, "n d"], layers: list[Dense]) -> Callable[[], Array]:
