@@ -27,5 +27,6 @@ def test_a_moment_is_compared_where_there_is_a_direction_and_behind_its_correcti
     found = {"mean": (values, np.full((2, 4), 0.01))}
     compared = compare_moments(prediction, WIDTHS, found, 20, lambda moment, rival: f"{moment}: {RIVALS[rival]}")
     assert [comparison.label for comparison in compared] == ["mean: other"]
+    # The values follow the fitted form exactly: what is left is rounding of the least squares.
     assert compared[0].effect + 0.2 == pytest.approx(at_law, abs=1e-9)
     assert decide(compared, margin_source="half the distance").status is status

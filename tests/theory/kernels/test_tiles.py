@@ -122,6 +122,7 @@ def test_lengths_whose_squares_leave_single_precision(activation, scale, bias_va
 def test_mixed_features_keep_inner_products(d, rng):
     x = rng.standard_normal((9, d))
     mixed = np.asarray(jax.vmap(tiles._mixed)(jnp.asarray(x)))
+    # Rounding of double precision, in sums of d terms.
     np.testing.assert_allclose(mixed @ mixed.T, x @ x.T, rtol=0, atol=1e-13 * d)
     # 17 features fill a rectangle of 5 × 4, and 100 one of 10 × 10.
     assert mixed.shape[1] == {17: 20}.get(d, d)
@@ -138,6 +139,7 @@ def test_every_mixed_feature_carries_its_share(name):
     mixed = np.asarray(tiles._mixed(jnp.asarray(rows[name])))
     assert np.sum(mixed**2) == pytest.approx(1.0, abs=1e-13)
     assert max(np.sum(part**2) for part in np.array_split(mixed, 5)) < 0.25
+    # The largest of 784 squares of a Gaussian of variance 1/784 is 10/784.
     assert np.max(mixed**2) < 20 / 784
 
 
@@ -178,6 +180,7 @@ def test_duplicates_under_a_jump_are_duplicates_at_any_depth(dtype, rng):
     architecture = MLP(4, "sign", 1.3, 0.05)
     kernel = np.asarray(nngp(architecture, x, x), np.float64)
     own = np.arange(30)
+    # One rounding of single precision; a duplicate that is none would be off by 1e-2.
     np.testing.assert_allclose(kernel[own, own + 30], 1.35, rtol=2e-7)
     assert relative(np.asarray(nngp(architecture, x)), np.asarray(nngp(architecture, x.astype(np.float64)))) < SINGLE
 
