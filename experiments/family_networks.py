@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +15,31 @@ from experiments.families import ConvolutionalNetwork, convolutional_network
 from experiments.networks import Network, Params, network
 from experiments.normalised_networks import normalised_network
 from experiments.residual_networks import residual_network
-from theory.architecture import MLP, Attention, Convolutional, LayerNorm, Parametrisation, Residual
+from theory.architecture import (
+    MLP,
+    PARAMETRISATIONS,
+    Attention,
+    Convolutional,
+    LayerNorm,
+    LayerScale,
+    Parametrisation,
+    Residual,
+    Role,
+    StandardBiases,
+)
 
-Architecture = MLP | Convolutional | Residual | LayerNorm | Attention
+Architecture = MLP | Convolutional | Residual | LayerNorm | Attention | StandardBiases
+
+
+class _NTKStandardBiases(Parametrisation):
+    """Weights of the NTK parametrisation, biases b ~ N(0, σ_b²) that are added and learned as they are."""
+
+    def bias(self, role: Role | str, fan_out: int, bias_variance: float = 1.0) -> LayerScale:
+        return PARAMETRISATIONS["standard"].bias(role, fan_out, bias_variance)
+
+
+_NTK = PARAMETRISATIONS["ntk"]
+_STANDARD_BIASES = _NTKStandardBiases("ntk, standard biases", _NTK.input, _NTK.hidden, _NTK.output, False)
 
 
 def family_network(
@@ -41,17 +63,27 @@ def family_network(
             (positions, channels) for `Attention`.
         outputs: dimension of f(x).
         heads: of an `Attention` network, and of no other.
-        parametrisation: a name or an object; for `Attention` 'ntk' or 'standard'.
+        parametrisation: a name or an object; for `Attention` 'ntk' or 'standard', for `StandardBiases` 'ntk': weights
+            follow it, while biases have their own size and the learning rate itself, and are there at σ_b² = 0 too.
 
     Raises:
         ValueError: the architecture is of no family, `shape` has the wrong number of axes, or `heads` is missing or
             out of place; or as the family's own function says.
     """
+    if isinstance(architecture, StandardBiases):
+        if parametrisation not in ("ntk", _NTK):
+            raise ValueError(
+                f"parametrisation must be 'ntk' for StandardBiases, got {parametrisation!r}: its weights are the "
+                "kernel's; take its architecture for networks of another parametrisation"
+            )
+        inner = architecture.architecture
+        net = family_network(inner, width=width, shape=shape, outputs=outputs, heads=heads)
+        return replace(net, parametrisation=_STANDARD_BIASES, bias=True)
     plain = architecture.architecture if isinstance(architecture, LayerNorm) else architecture
     if not isinstance(plain, MLP | Convolutional | Residual | Attention):
         raise ValueError(
-            f"architecture must be MLP, Convolutional, Residual, LayerNorm or Attention, got {type(plain).__name__}; "
-            "for StandardBiases take its architecture, and other learning rates for the biases"
+            "architecture must be MLP, Convolutional, Residual, LayerNorm, Attention, or StandardBiases of one of "
+            f"them, got {type(plain).__name__}"
         )
     sizes = tuple(np.atleast_1d(np.asarray(shape)).tolist())
     if not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):

@@ -16,7 +16,7 @@ from experiments.networks import init_members, network
 from experiments.normalised_networks import normalise, normalised_network
 from experiments.residual_networks import residual_network
 from experiments.training import GradientDescent, Outputs, SquaredError, members
-from theory.architecture import MLP, PARAMETRISATIONS, Attention, Convolutional, LayerNorm, Residual
+from theory.architecture import MLP, PARAMETRISATIONS, Attention, Convolutional, LayerNorm, Residual, StandardBiases
 from theory.kernels import empirical_ntk
 
 WEIGHT, BIAS, SCALE, SHARPNESS = 1.7, 0.3, 0.7, 2.5
@@ -267,12 +267,48 @@ def test_finite_networks_know_the_architecture_and_nothing_else_of_theory():
         (LayerNorm(RESIDUAL), {"shape": 3, "width": 1}, "width must be at least 2 under a layer norm"),
         (LayerNorm(MLP(2)), {"shape": 3, "width": (4, 1)}, "width must be at least 2 under a layer norm"),
         (LayerNorm(MLP(2)), {"shape": 3, "parametrisation": "tnk"}, "tnk"),
-        ("mlp", {"shape": 3}, "architecture must be MLP, Convolutional, Residual, LayerNorm or Attention, got str"),
+        ("mlp", {"shape": 3}, "architecture must be MLP, Convolutional, .*, or StandardBiases of one of them, got str"),
+        (
+            StandardBiases(MLP(2)),
+            {"shape": 3, "parametrisation": "standard"},
+            "parametrisation must be 'ntk' for StandardBiases, got 'standard'",
+        ),
+        (StandardBiases(RESIDUAL), {"shape": 3, "heads": 2}, "heads must be left out for Residual"),
     ],
 )
 def test_wrong_arguments_are_named(architecture, options, message):
     with pytest.raises(ValueError, match=message):
         family_network(architecture, **{"width": 4, **options})
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "MLP"])
+def test_standard_biases_are_the_same_function_learned_otherwise(name, getkey, rng):
+    """By normal numbers shared with the plain network: equal outputs, and biases' slopes larger by 1/σ_b."""
+    architecture, shape = {**FAMILIES, "MLP": (MLP(2, "erf", WEIGHT, BIAS), (3,))}[name]
+    heads = 4 if isinstance(architecture, Attention) else None
+    plain, standard = (
+        family_network(a, width=5, shape=shape, heads=heads) for a in (architecture, StandardBiases(architecture))
+    )
+    normals, x = jax.random.normal(getkey(), (plain.parameters,), jnp.float64), rng.normal(size=(4, *shape))
+    assert standard.parameters == plain.parameters
+    np.testing.assert_allclose(
+        evaluate(standard, standard.assemble(normals), x), evaluate(plain, plain.assemble(normals), x), rtol=1e-12
+    )
+    slopes, expected = (jax.jit(jax.jacrev(net.apply))(net.assemble(normals), x) for net in (standard, plain))
+    for layer, other, rates in zip(slopes, expected, standard.learning_rates(0.1), strict=True):
+        np.testing.assert_allclose(layer["weight"], other["weight"], rtol=1e-10, atol=1e-14)
+        assert layer.keys() == rates.keys()
+        if "bias" in layer:
+            np.testing.assert_allclose(BIAS**0.5 * layer["bias"], other["bias"], rtol=1e-10, atol=1e-14)
+        assert set(rates.values()) == {0.1}
+    # Without a variance they start at zero, and are there.
+    zero = family_network(
+        StandardBiases(MLP(1, "erf", WEIGHT, 0.0)), width=5, shape=3, outputs=2, parametrisation=PARAMETRISATIONS["ntk"]
+    )
+    params = zero.init(getkey())
+    assert [layer["bias"].shape for layer in params] == [(5,), (2,)]
+    assert not np.any(params[0]["bias"])
+    assert np.all(jax.jacrev(zero.apply)(params, np.ones((1, 3)))[0]["bias"] != 0)
 
 
 def test_other_families_and_inputs_are_refused():

@@ -6,8 +6,9 @@ One layer takes the covariance K = E u v of the pre-activations of two inputs, o
     Residual             K' = K + α² (σ_w² E φ(u)φ(v) + σ_b²),
     LayerNorm of these   the same with u/√q_1 and v/√q_2 in place of u and v inside of φ,
 
-and lengths are the covariances of an input with itself. For `Convolutional` this holds position by position where the
-covariance is the same at all positions and padding keeps it so (circular or valid); for the others see
+and lengths are the covariances of an input with itself. `StandardBiases` of any of them changes how biases are learned,
+hence none of these maps: they are those of the architecture inside. For `Convolutional` this holds position by position
+where the covariance is the same at all positions and padding keeps it so (circular or valid); for the others see
 `theory.mean_field.positions`. `theory.mean_field.signal` has the maps of the MLP alone.
 
 Source: Poole et al. 2016, section 2, for the MLP; Yang & Schoenholz 2017, section 3, for skip connections, here in the
@@ -21,11 +22,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from theory import gaussian
-from theory.architecture import MLP, Attention, Convolutional, LayerNorm, Residual
+from theory.architecture import MLP, Attention, Convolutional, LayerNorm, Residual, StandardBiases
 from theory.arrays import is_traced
 from theory.mean_field.signal import Trajectory, check_pair
 
-Family = MLP | Convolutional | Residual | LayerNorm
+Family = MLP | Convolutional | Residual | LayerNorm | StandardBiases
 _Plain = MLP | Convolutional | Residual
 
 
@@ -128,19 +129,19 @@ def family_propagate(
 
 def split(architecture: Family) -> tuple[_Plain, bool]:
     """The architecture without its layer norms, and whether it had them."""
-    plain = architecture.architecture if isinstance(architecture, LayerNorm) else architecture
+    bare = architecture.architecture if isinstance(architecture, StandardBiases) else architecture
+    plain = bare.architecture if isinstance(bare, LayerNorm) else bare
     if not isinstance(plain, MLP | Convolutional | Residual):
+        attends = isinstance(plain, Attention)
         raise ValueError(
-            f"architecture must be an MLP, Convolutional, Residual or LayerNorm, got {type(plain).__name__}; "
-            + (
-                "where positions attend to one another a pair of them has no map of its own"
-                if isinstance(plain, Attention)
-                else "give the architecture inside of StandardBiases, whose maps are the same"
-            )
+            "architecture must be an MLP, Convolutional, Residual, LayerNorm or StandardBiases of one of them, got "
+            f"{type(plain).__name__}"
+            + "; where positions attend to one another a pair of them has no map of its own"
+            * attends
         )
     if isinstance(plain, Convolutional) and plain.padding == "same":
         raise ValueError("padding must be 'circular' or 'valid', got 'same': zeros around make positions unlike")
-    return plain, isinstance(architecture, LayerNorm)
+    return plain, isinstance(bare, LayerNorm)
 
 
 def _check_values(correlation: ArrayLike | None = None, **lengths: ArrayLike) -> None:

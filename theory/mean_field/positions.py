@@ -13,13 +13,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float
 
 from theory import gaussian
-from theory.architecture import Convolutional, LayerNorm
+from theory.architecture import Convolutional, LayerNorm, StandardBiases
 from theory.arrays import is_traced
 from theory.mean_field.families import covariance_map, family_slope, split
 
 
 def position_map(
-    architecture: Convolutional | LayerNorm, length: ArrayLike, covariance: ArrayLike
+    architecture: Convolutional | LayerNorm | StandardBiases, length: ArrayLike, covariance: ArrayLike
 ) -> Float[Array, "*batch_and_space"]:
     """One convolution's map of the covariance K(α) = E z(α) z'(α+δ) at some offset δ, alike for all offsets:
 
@@ -50,7 +50,11 @@ def position_map(
 
 
 def fourier_slopes(
-    architecture: Convolutional | LayerNorm, length: ArrayLike, correlation: ArrayLike, *, space: tuple[int, ...]
+    architecture: Convolutional | LayerNorm | StandardBiases,
+    length: ArrayLike,
+    correlation: ArrayLike,
+    *,
+    space: tuple[int, ...],
 ) -> Complex[Array, "*space"]:
     """Factors by which the waves e^{2πi Σ_j k_j α_j/S_j} on a constant covariance c q* grow in a layer,
 
@@ -86,11 +90,12 @@ def fourier_slopes(
     return family_slope(architecture, length, correlation) * phases
 
 
-def _circular(architecture: Convolutional | LayerNorm) -> Convolutional:
+def _circular(architecture: Convolutional | LayerNorm | StandardBiases) -> Convolutional:
     plain, _ = split(architecture)
     if not isinstance(plain, Convolutional) or plain.padding != "circular":
         raise ValueError(
-            f"architecture must be Convolutional with padding='circular', or LayerNorm of it, got {architecture!r}"
+            "architecture must be Convolutional with padding='circular', or LayerNorm or StandardBiases of it, got "
+            f"{architecture!r}"
         )
     return plain
 
@@ -101,7 +106,7 @@ def _check_length(length: ArrayLike) -> None:
 
 
 @jax.jit
-def _position_map(architecture: Convolutional | LayerNorm, length: Array, covariance: Array) -> Array:
+def _position_map(architecture: Convolutional | LayerNorm | StandardBiases, length: Array, covariance: Array) -> Array:
     plain = _circular(architecture)
     lengths = jnp.broadcast_to(length.astype(covariance.dtype), covariance.shape)
     after = covariance_map(architecture, lengths, lengths, covariance)[2]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from theory.architecture import MLP, Attention, Convolutional, LayerNorm, Residual
+from theory.architecture import MLP, Attention, Convolutional, LayerNorm, Residual, StandardBiases
 from theory.kernels import nngp
 from theory.mean_field import correlation_slope, length_map, pair_map, propagate
 from theory.mean_field.families import (
@@ -151,6 +151,19 @@ def test_variances_and_scales_may_be_traced():
 
     # 1 + α² has the slope 2α.
     np.testing.assert_allclose(jax.grad(length)(0.3), 0.6, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_how_biases_are_learned_changes_no_map(name):
+    plain, standard = FAMILIES[name](3), StandardBiases(FAMILIES[name](3))
+    np.testing.assert_array_equal(family_length_map(standard, 1.3), family_length_map(plain, 1.3))
+    np.testing.assert_array_equal(family_pair_map(standard, 1.3, 0.8, 0.4), family_pair_map(plain, 1.3, 0.8, 0.4))
+    np.testing.assert_array_equal(family_slope(standard, 1.3, 0.4), family_slope(plain, 1.3, 0.4))
+    np.testing.assert_array_equal(family_propagate(standard, 1.3, 0.8, 0.4), family_propagate(plain, 1.3, 0.8, 0.4))
+    convolution, covariance = Convolutional(1, "erf", WEIGHT, BIAS, filter=(3,)), np.linspace(0.2, 0.9, 5)
+    np.testing.assert_array_equal(
+        position_map(StandardBiases(convolution), 1.0, covariance), position_map(convolution, 1.0, covariance)
+    )
 
 
 @pytest.mark.parametrize(
