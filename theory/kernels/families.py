@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from theory.architecture import MLP, Attention, Convolutional, LayerNorm, Residual
 from theory.arrays import ArrayLike, as_float
+from theory.double_precision import in_double
 from theory.kernels.attention import attention_kernels
 from theory.kernels.convolutional import convolutional_kernels
 from theory.kernels.pair import KernelPair
@@ -31,10 +31,13 @@ def family_kernels(
     dtype = first.dtype if second is None else jnp.result_type(first, second)
     if dtype == jnp.float64:
         return _kernels(architecture, first, second, standard)
-    with jax.enable_x64(True):
-        wide = None if second is None else second.astype(jnp.float64)
-        kernels = _kernels(architecture, first.astype(jnp.float64), wide, standard)
+
+    def rounded(family: Family, x: Array, other: Array | None) -> KernelPair:
+        wide = None if other is None else other.astype(jnp.float64)
+        kernels = _kernels(family, x.astype(jnp.float64), wide, standard)
         return KernelPair(*(kernel.astype(dtype) for kernel in kernels))
+
+    return in_double(rounded, architecture, first, second)
 
 
 def _kernels(architecture: Family, x1: Array, x2: Array | None, standard: bool) -> KernelPair:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from theory.architecture import MLP, PiecewiseLinear, StandardBiases
 from theory.arrays import ArrayLike, one_or_two
+from theory.double_precision import in_double
 from theory.gaussian import derivative_second_moment, second_moment
 from theory.hermite_series import duals
 from theory.kernels.angles import after_layer, gram, needs_angles
@@ -65,7 +66,7 @@ def nngp(
     plain, _ = _bare(architecture)
     if not isinstance(plain, MLP):
         return family_kernels(plain, x1, x2).nngp
-    return _in_double(plain, *one_or_two(x1, x2), tangent=False, standard=False)
+    return in_double(partial(_kernel, tangent=False, standard=False), plain, *one_or_two(x1, x2))
 
 
 def ntk(
@@ -82,7 +83,7 @@ def ntk(
     plain, standard = _bare(architecture)
     if not isinstance(plain, MLP):
         return family_kernels(plain, x1, x2, standard=standard).ntk
-    return _in_double(plain, *one_or_two(x1, x2), tangent=True, standard=standard)
+    return in_double(partial(_kernel, tangent=True, standard=standard), plain, *one_or_two(x1, x2))
 
 
 def _bare(architecture: MLP | Family | StandardBiases) -> tuple[MLP | Family, bool]:
@@ -112,21 +113,12 @@ def kernels_by_depth(architecture: MLP | StandardBiases, x1: ArrayLike, x2: Arra
     plain, standard = _bare(architecture)
     if not isinstance(plain, MLP):
         raise ValueError(f"architecture must be an MLP, got {type(plain).__name__}; loop over depths with nngp and ntk")
-    with jax.enable_x64(True):
-        wide = (None if x is None else x.astype(jnp.float64) for x in (first, second))
-        return jax.tree.map(lambda kernel: kernel.astype(first.dtype), _kernels_by_depth(plain, *wide, standard))
 
+    def every(architecture: MLP, *inputs: Array | None) -> ByDepth:
+        wide = (None if x is None else x.astype(jnp.float64) for x in inputs)
+        return jax.tree.map(lambda kernel: kernel.astype(first.dtype), _kernels_by_depth(architecture, *wide, standard))
 
-def _in_double(
-    architecture: MLP, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None, *, tangent: bool, standard: bool
-) -> Float[Array, "n1 n2"]:
-    """`_kernel`, with double precision from here on.
-
-    So variances that are Python's floats keep their digits on the way into the compiled program, and `vmap`, which maps
-    a program where it is called, meets its double precision.
-    """
-    with jax.enable_x64(True):
-        return _kernel(architecture, x1, x2, tangent=tangent, standard=standard)
+    return in_double(every, plain, first, second)
 
 
 @partial(jax.jit, static_argnames=("tangent", "standard"))

@@ -8,10 +8,11 @@ multiplied by c, a divided by c, change no function of ReLU units. To meet nK la
 a smooth piece of the parameters needs as many dimensions, N(d+K) + K ≥ nK: below N* no network interpolates but with
 probability 0. That training finds an interpolant right above is no theorem.
 
-Measured, on training sets and teachers that all widths share, and networks drawn anew: the part of the networks whose
-training loss falls below a hundredth of the noise variance, which passes ½ at the width of interpolation (a thousandth
-moves that by 15 % up); and the geometric mean of the excess risk, whose peak is that of the quartic in ln N fitted to
-its logarithm. Errors are those of a bootstrap over training sets.
+Measured, on training sets and teachers that all widths share, and networks drawn anew: the geometric mean of the
+training loss, which passes a hundredth of the noise variance at what is here the width of interpolation (it falls by
+orders of magnitude there: a millionth is passed some 15 % further on); that no network below N* comes below a
+millionth; and the geometric mean of the excess risk, whose peak is that of the quartic in ln N fitted to its logarithm.
+Errors are those of a bootstrap over training sets.
 
 Margin: 0.35 in ln N, less than half the distance from N* to either rival, parameters = n and N = n. With one output
 these and N* would be nearly the same; so K goes from 2 on. Orderings (the risk where training interpolates is above
@@ -37,7 +38,7 @@ from jaxtyping import Array, Float, Key
 from experiments.claim import Assumption, Cell, Claim, Evidence, Rival
 from experiments.networks import Network, Params, init_members, network
 from experiments.training import Adam, members
-from experiments.verdict import Comparison, Verdict, decide, equivalence, ordering
+from experiments.verdict import Comparison, Verdict, decide, equivalence, identity, ordering
 from theory.architecture import MLP
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ if TYPE_CHECKING:
 
 ARCHITECTURE = MLP(1, "relu", weight_variance=2.0, bias_variance=0.1)
 NOISE = 1.0
-# A training loss below this part of the noise variance counts as interpolation.
-THRESHOLD = 0.01
+# Training losses, over the noise variance: where training counts as interpolating; which no network reaches that has
+# too few dimensions to; and below which rounding alone decides.
+THRESHOLD, EXACT, ROUNDING = 1e-2, 1e-6, 1e-12
 # Learning rates, and the part of the steps after which each ends.
 RATES = ((3e-2, 1 / 2), (1e-2, 3 / 4), (3e-3, 7 / 8), (1e-3, 1.0))
 FRESH = 1000
@@ -255,26 +257,26 @@ def peak(log_width: Float[np.ndarray, " ratio"], log_risk: Float[np.ndarray, "*b
 
 
 def interpolation(
-    log_width: Float[np.ndarray, " ratio"], part: Float[np.ndarray, "*b ratio"]
+    log_width: Float[np.ndarray, " ratio"], log_loss: Float[np.ndarray, "*b ratio"]
 ) -> Float[np.ndarray, "*b"]:
-    """ln N where half of the networks interpolate, linear between the first width beyond and that before.
+    """ln N where the logarithm of the loss first falls below that of `THRESHOLD`, linear between two widths.
 
-    NaN where none or all of the widths have more than half.
+    NaN where it does so at none or at the first of them.
     """
-    above = part > 0.5
-    at = np.argmax(above, axis=-1)
-    known = ~above[..., 0] & above.any(axis=-1)
+    below = log_loss < np.log(THRESHOLD)
+    at = np.argmax(below, axis=-1)
+    known = ~below[..., 0] & below.any(axis=-1)
     after = np.maximum(at, 1)
-    low, high = (np.take_along_axis(part, (after + i)[..., None], axis=-1)[..., 0] for i in (-1, 0))
+    high, low = (np.take_along_axis(log_loss, (after + i)[..., None], axis=-1)[..., 0] for i in (-1, 0))
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = (0.5 - low) / (high - low)
+        share = (high - np.log(THRESHOLD)) / (high - low)
     return np.where(known, log_width[after - 1] + share * (log_width[after] - log_width[after - 1]), np.nan)
 
 
 class Place(NamedTuple):
-    """Of one world: ln N of the peak and of interpolation, and how both and their difference scatter.
+    """Of one world: ln N of the peak and of interpolation, how both and their difference scatter.
 
-    The logarithms of the risk are those of the training sets (ratio, sets).
+    The logarithms of each network's risk and loss are what they are from.
     """
 
     peak: float
@@ -283,6 +285,7 @@ class Place(NamedTuple):
     crossing_error: float
     difference_error: float
     log_risk: Float[np.ndarray, "ratio sets"]
+    log_loss: Float[np.ndarray, "ratio sets"]
 
 
 def places(prediction: xr.Dataset, measurement: xr.Dataset) -> dict[str, Place]:
@@ -292,14 +295,14 @@ def places(prediction: xr.Dataset, measurement: xr.Dataset) -> dict[str, Place]:
     for world in prediction["world"].values:
         log_width = np.log(prediction["width"].sel(world=world).values)
         here = measurement.sel(world=world).stack(set=("batch", "member")).transpose("ratio", "set")
-        log_risk, interpolated = np.log(here["risk"].values), (here["loss"].values < THRESHOLD).astype(float)
+        log_risk, log_loss = np.log(here["risk"].values), np.log(np.maximum(here["loss"].values, ROUNDING))
         sets = log_risk.shape[1]
         # All sets as they are, then resampled.
         weights = np.concatenate([np.ones((1, sets)), rng.multinomial(sets, np.full(sets, 1 / sets), RESAMPLES)]) / sets
-        top, crossing = peak(log_width, weights @ log_risk.T), interpolation(log_width, weights @ interpolated.T)
+        top, crossing = peak(log_width, weights @ log_risk.T), interpolation(log_width, weights @ log_loss.T)
         scatter = np.std([v[1:] for v in (top, crossing, top - crossing)], axis=1) * np.sqrt(sets / (sets - 1))
         numbers = (float(top[0]), float(crossing[0]), *map(float, scatter))
-        found[str(world)] = Place(*numbers, log_risk=log_risk)
+        found[str(world)] = Place(*numbers, log_risk=log_risk, log_loss=log_loss)
     return found
 
 
@@ -315,11 +318,24 @@ def judge(prediction: xr.Dataset, measurement: xr.Dataset) -> Verdict:
         sample_size=[place.log_risk.shape[1] for place in found.values()],
     )
     comparisons += _peak_at(prediction, found, "threshold", "N*")
+    comparisons += identity(
+        [f"networks below N* that interpolate, {world}" for world in found],
+        [float(np.sum(_too_small(prediction, world, place) < np.log(EXACT))) for world, place in found.items()],
+        0.0,
+        # Of a count: less than one.
+        tolerance=0.5,
+    )
     for end, name in ((0, "narrowest"), (-1, "widest")):
         comparisons += _above(prediction, found, end, f"risk at interpolation above that of the {name}")
     star = dict(zip(found, prediction["threshold"].values, strict=True))
     listed = ", ".join(f"{np.exp(place.crossing) / star[world]:.2f} in {world}" for world, place in found.items())
-    return decide(comparisons, margin_source=SOURCE, reason=f"half of the networks interpolate at N/N* = {listed}")
+    return decide(comparisons, margin_source=SOURCE, reason=f"training interpolates from N/N* = {listed}")
+
+
+def _too_small(prediction: xr.Dataset, world: str, place: Place) -> np.ndarray:
+    """Logarithms of the losses of all networks of fewer than N* units."""
+    here = prediction.sel(world=world)
+    return place.log_loss[here["width"].values < float(here["threshold"])]
 
 
 SOURCE = "less than half the distance in ln N to parameters = n and to N = n; orderings have no margin"
@@ -414,9 +430,7 @@ def draw(figure: Figure, evidence: Evidence) -> None:
     right.plot(ends, ends, color="black", linewidth=0.8, label="peak at interpolation")
     right.plot([], [], "x", color="0.3", label="$N = n$")
     right.plot([], [], "_", color="0.3", label="parameters $= n$")
-    right.set(
-        xscale="log", yscale="log", xlabel="units where half of the networks interpolate", ylabel="units at the peak"
-    )
+    right.set(xscale="log", yscale="log", xlabel="units where training interpolates", ylabel="units at the peak")
     right.set_ylim(bottom, top)
     ticks = [tick for tick in (10, 15, 20, 30, 40) if ends[0] <= tick <= ends[1]]
     right.set_xticks(ticks, [str(tick) for tick in ticks])

@@ -109,12 +109,13 @@ def test_the_peak_of_a_curve():
     assert np.isnan(both[1])
 
 
-def test_the_width_where_half_interpolate():
-    at = np.log([5.0, 10, 20, 40])
-    parts = np.array([[0, 0.25, 0.75, 1], [0, 0, 1, 0.2], [0, 0, 0.1, 0.2], [0.6, 0.7, 1, 1]])
-    found = interpolation(at, parts)
+def test_the_width_of_interpolation():
+    at, log = np.log([5.0, 10, 20, 40]), np.log(trained_peak.THRESHOLD)
+    losses = log + np.array([[5, 3, -3, -9], [2, 1, -1, 4], [5, 4, 3, 2], [-1, -2, -3, -4]])
+    found = interpolation(at, losses)
     np.testing.assert_allclose(found[:2], np.log([10 * 2**0.5, 10 * 2**0.5]), rtol=1e-12)
     assert np.all(np.isnan(found[2:]))
+    np.testing.assert_allclose(interpolation(at, losses[0]), found[0])
 
 
 def made_up(prediction, shift=0.0, top=None, noise=0.2):
@@ -141,7 +142,10 @@ def test_the_judge_tells_where_the_peak_is():
     for rival in trained_peak.claim.rivals:
         assert rival.judge is not None
         assert rival.judge(prediction, truth).status == "refuted"
-    # Interpolation elsewhere than the peak.
+    # One network that interpolates with too few dimensions, and interpolation elsewhere than the peak.
+    impossible = truth.copy(deep=True)
+    impossible["loss"][2, 1, 0, 4] = 1e-8
+    assert trained_peak.judge(prediction, impossible).status == "refuted"
     assert trained_peak.judge(prediction, made_up(prediction, shift=0.7)).status == "refuted"
 
 
