@@ -419,6 +419,7 @@ def draw(figure: Figure, evidence: Evidence) -> None:
         for name, marker in (("parameters", "_"), ("units", "x")):
             right.plot(crossing, here[name], marker, color=colour, markersize=6)
     left.axvline(1, color="0.6", linewidth=0.8)
+    left.plot([], [], ":", linewidth=0.8, color="0.3", label="interpolation")
     left.set(xscale="log", yscale="log", xlabel="units over $N^*$", ylabel="excess risk (geometric mean)")
     left.set_xticks([0.5, 1, 2, 3], ["0.5", "1", "2", "3"])
     left.set_yticks([1, 2, 5], ["1", "2", "5"])
@@ -428,11 +429,11 @@ def draw(figure: Figure, evidence: Evidence) -> None:
     ends = np.array([0.8 * crossings.min(), 1.25 * crossings.max()])
     bottom, top = 0.7 * float(prediction["parameters"].min()), 1.4 * float(prediction["units"].max())
     right.plot(ends, ends, color="black", linewidth=0.8, label="peak at interpolation")
-    right.plot([], [], "x", color="0.3", label="$N = n$")
-    right.plot([], [], "_", color="0.3", label="parameters $= n$")
+    right.plot([], [], "x", color="0.3", label="units equal $n$")
+    right.plot([], [], "_", color="0.3", label="parameters equal $n$")
     right.set(xscale="log", yscale="log", xlabel="units where training interpolates", ylabel="units at the peak")
     right.set_ylim(bottom, top)
-    ticks = [tick for tick in (10, 15, 20, 30, 40) if ends[0] <= tick <= ends[1]]
+    ticks = [tick for tick in (5, 10, 20, 30, 50) if ends[0] <= tick <= ends[1]]
     right.set_xticks(ticks, [str(tick) for tick in ticks])
     ticks = [tick for tick in (2, 5, 10, 20, 50, 100) if bottom <= tick <= top]
     right.set_yticks(ticks, [str(tick) for tick in ticks])
