@@ -21,8 +21,8 @@ four times that remainder or more (8 % at the smoke tier, 4 % at the paper tier)
 exact. The peak's orderings have no margin.
 
 Assumptions: isotropic Gaussian inputs; for chosen features |n − p| ≥ 8, where the fourth moment of one risk is finite.
-What a frozen first layer cannot show, whether a peak sits at the number of parameters or where training interpolates, is
-the claim in `trained_peak.py`.
+What a frozen first layer cannot show, whether a peak sits at the number of parameters or where training interpolates,
+is the claim in `trained_peak.py`.
 """
 
 from __future__ import annotations
