@@ -9,7 +9,7 @@ gives the change of the kernel, O(1/n); the second distance is the n^-½ by whic
 Margin: half the distance to the nearest rival exponent: 1 against ½ (the bound taken as the rate), ½ against 0 and 1.
 The fit models the next order, relatively 1/n: fluctuations of order n^-½ have zero mean, and means over networks have
 an expansion in 1/n (Dyer & Gur-Ari 2020, section 2). What it leaves out is of order 1/n² more: with |B| = 10 and as
-large a next coefficient as B² a fit of exact values is off by 0.02 at the smoke tier and 0.002 at the paper tier.
+large a next coefficient as B² a fit of exact values is off by 0.04 at the smoke tier and 0.01 at the paper tier.
 "Over training time" means over the recorded steps, which double from one to the next.
 
 Assumptions: full-batch gradient descent on ½ Σ|f − y|² below the critical rate, in the NTK parametrisation; erf units;
@@ -78,7 +78,7 @@ PAPER = Config(
     "mnist",
     2,
     1,
-    widths=(64, 128, 256, 512, 1024, 2048, 4096),
+    widths=(32, 64, 128, 256, 512, 1024, 2048, 4096),
     members=32,
     batches=8,
     steps=(1, 2, 4, 8, 16, 32),

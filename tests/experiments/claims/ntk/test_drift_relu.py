@@ -53,12 +53,10 @@ def test_assumptions_hold_and_can_fail(config):
 def test_margins_end_half_way_to_the_nearest_rival():
     prediction = predict(SMOKE)
     for name in ("rate", "variance", "lost", "slope"):
-        # The slope is judged for the first target.
-        targets = slice(0, 1) if name == "slope" else slice(None)
-        truth, margin = (prediction[column].values[targets] for column in (name, f"{name}_margin"))
+        truth, margin = (prediction[column].values for column in (name, f"{name}_margin"))
         for rival in claim.rivals:
             assert rival.predict is not None
-            distance = np.abs(rival.predict(SMOKE)[name].values[targets] - truth)
+            distance = np.abs(rival.predict(SMOKE)[name].values - truth)
             # A hundredth or less is none.
             assert np.all((margin <= 0.5 * distance * (1 + 1e-9)) | (distance < 1e-2 * np.abs(truth))), (
                 name,
