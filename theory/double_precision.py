@@ -26,28 +26,32 @@ def in_double(function: Callable[..., Any], *arguments: Any) -> Any:
 
     Args:
         function: of trees of arrays and other leaves, to a tree of arrays. What it needs in double precision it has to
-            convert itself, and its results should have the dtype of its arguments.
+            convert itself, and its results should have the dtype of its arguments. It must not use traced values other
+            than its arguments, nor functions with a derivative of their own in reverse (`jax.custom_vjp`).
         arguments: the trees. Leaves that are no arrays, such as numbers, keep their digits.
 
     Returns:
         The value. jit, vmap, grad and jvp, of any order, go through it in double precision.
     """
     leaves, tree = jax.tree.flatten(arguments)
-    places = [i for i, leaf in enumerate(leaves) if is_traced(leaf)]
-    if not places or jnp.result_type(float) == jnp.float64:
+    # Traced numbers get their dtype for good: in double precision they would count as double.
+    traced = {i: jax.lax.convert_element_type(leaf, leaf.dtype) for i, leaf in enumerate(leaves) if is_traced(leaf)}
+    if not traced or jnp.result_type(float) == jnp.float64:
         with jax.enable_x64(True):
             return function(*arguments)
+    # Nothing traced may stay behind in what JAX keeps of the function.
+    places, known = tuple(traced), [None if i in traced else leaf for i, leaf in enumerate(leaves)]
     structure = None
 
-    def flat(*traced: Any) -> list[Any]:
+    def flat(*values: Any) -> list[Any]:
         nonlocal structure
-        every = list(leaves)
-        for i, leaf in zip(places, traced, strict=True):
-            every[i] = leaf
+        every = list(known)
+        for i, value in zip(places, values, strict=True):
+            every[i] = value
         results, structure = jax.tree.flatten(function(*jax.tree.unflatten(tree, every)))
         return results
 
-    found = _operation.bind(*(leaves[i] for i in places), function=flat)
+    found = _operation.bind(*traced.values(), function=flat)
     assert structure is not None  # every way of evaluating the operation calls the function
     return jax.tree.unflatten(structure, found)
 
@@ -64,16 +68,23 @@ def _shapes(*arguments: Any, function: Callable[..., list[Any]]) -> list[Any]:
 
 
 def _derivative(primals: Any, tangents: Any, *, function: Callable[..., list[Any]]) -> tuple[list[Any], list[Any]]:
+    value = _operation.bind(*primals, function=function)
+    # Integers have no tangents.
     moving = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
+    if not moving:
+        return value, [ad.Zero.from_primal_value(v) for v in value]  # pyright: ignore[reportAttributeAccessIssue] # jax has no stub for it
 
     def slopes(*arguments: Any) -> list[Any]:
         point, moved = arguments[: len(primals)], arguments[len(primals) :]
-        directions = [jnp.zeros_like(value) for value in point]
-        for i, tangent in zip(moving, moved, strict=True):
-            directions[i] = tangent
-        return jax.jvp(function, point, tuple(directions))[1]
 
-    value = _operation.bind(*primals, function=function)
+        def along(*where: Any) -> list[Any]:
+            every = list(point)
+            for i, leaf in zip(moving, where, strict=True):
+                every[i] = leaf
+            return function(*every)
+
+        return jax.jvp(along, tuple(point[i] for i in moving), moved)[1]
+
     return value, _operation.bind(*primals, *(tangents[i] for i in moving), function=slopes)
 
 

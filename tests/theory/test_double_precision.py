@@ -94,6 +94,31 @@ def test_numbers_keep_their_digits():
         assert in_double(lambda a: 2 * a, jnp.ones(2, jnp.float64)).dtype == jnp.float64
 
 
+def test_whole_numbers_and_masks_beside_what_is_differentiated():
+    def chosen(count, mask, x):
+        wide = jnp.where(mask, x.astype(jnp.float64), 0.0)
+        return ((jnp.sin(wide + 1e-9) - jnp.sin(wide)) * 1e9 * count).astype(x.dtype)
+
+    def total(count, mask, x):
+        return jnp.sum(in_double(chosen, count, mask, x) ** 2)
+
+    mask, x = jnp.asarray([True, False, True]), jnp.asarray(X)
+    found = jax.jit(jax.grad(total, 2))(3, mask, x)
+    close(found, jnp.where(mask, -9 * jnp.sin(2 * x), 0.0))
+    each = jax.jit(jax.vmap(jax.grad(total, 2), (0, None, None)))(jnp.arange(3), mask, x)
+    close(each, found * jnp.arange(3.0)[:, None] ** 2 / 9)
+    weighed = jax.jit(jax.grad(lambda v, a: jnp.sum(ntk(MLP(1, "relu", v, 0.1), a)), 1))(2, x[None])
+    close(weighed, jax.grad(lambda a: jnp.sum(ntk(MLP(1, "relu", 2.0, 0.1), a)))(x[None]))
+
+
+def test_traced_numbers_stay_in_single_precision():
+    double_it = jax.jit(lambda s: in_double(lambda t: t + 1.0, s))
+    assert double_it(1.0).dtype == jnp.float32
+    assert jax.jit(jax.grad(lambda s: in_double(lambda t: t * t, s)))(3.0) == 6.0
+    with jax.checking_leaks():
+        jax.jit(lambda a: nngp(MLP(1, "erf", 1.5, 0.1), a))(jnp.ones((2, 3)))
+
+
 def near(rng, *shape):
     """Examples among which two are equal, two nearly so, and two nearly opposite."""
     x = rng.normal(size=(5, *shape))

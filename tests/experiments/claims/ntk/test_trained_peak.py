@@ -25,7 +25,7 @@ from experiments.claims.ntk.trained_peak import (
 )
 from experiments.networks import network
 
-SMALL = replace(SMOKE, examples=(12,), outputs=(2,), steps=(400,), ratios=(0.4, 1.2, 6.0), members=6, dimension=4)
+SMALL = replace(SMOKE, examples=(12,), outputs=(2,), steps=(1500,), ratios=(0.4, 1.2, 6.0), members=6, dimension=4)
 
 
 @pytest.mark.parametrize("config", [SMOKE, PAPER])
@@ -124,7 +124,7 @@ def made_up(prediction, shift=0.0, top=None, noise=0.2):
     log_width, log_star = np.log(prediction["width"]), np.log(star)
     shape = (*prediction["width"].shape, 1, 30)
     dims = ("world", "ratio", "batch", "member")
-    risk = (-0.5 * (log_width - log_star) ** 2).values[..., None, None] + noise * rng.standard_normal(shape)
+    risk = (-2 * (log_width - log_star) ** 2).values[..., None, None] + noise * rng.standard_normal(shape)
     loss = (np.log(prediction["threshold"]) + shift - log_width).values[..., None, None]
     loss = np.log(trained_peak.THRESHOLD) + 8 * loss + rng.standard_normal(shape)
     return xr.Dataset({"risk": (dims, np.exp(risk)), "loss": (dims, np.exp(loss))}).assign_coords(
