@@ -73,7 +73,7 @@ class Config:
 
 
 SMOKE = Config(widths=(128, 256, 512, 1024, 2048), units=2**22, terms=2)
-PAPER = Config(widths=(64, 128, 256, 512, 1024, 2048, 4096), units=2**25, terms=3)
+PAPER = Config(widths=(32, 64, 128, 256, 512, 1024, 2048, 4096), units=2**25, terms=3)
 
 
 def kappa() -> float:

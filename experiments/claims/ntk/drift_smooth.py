@@ -90,9 +90,9 @@ SMOKE = Config(
     widths=(48, 96, 192), members=(2400, 1200, 800), deep_members=(400, 200, 120), correction=False, steps=12
 )
 PAPER = Config(
-    widths=(64, 128, 256, 512, 1024, 2048, 4096),
-    members=(16384, 8192, 4096, 2048, 1024, 512, 256),
-    deep_members=(1024, 1024, 512, 256, 128, 64, 32),
+    widths=(32, 64, 128, 256, 512, 1024, 2048, 4096),
+    members=(32768, 16384, 8192, 4096, 2048, 1024, 512, 256),
+    deep_members=(2048, 1024, 1024, 512, 256, 128, 64, 32),
     correction=True,
     steps=16,
 )
