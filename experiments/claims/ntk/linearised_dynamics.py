@@ -275,15 +275,17 @@ def draw(figure: Figure, evidence: Evidence) -> None:
     left.set_xticks([], minor=True)
     left.legend()
     scaled = gaps(prediction, measurement)[0] * widths[:, None, None]
-    for i, width in enumerate(widths):
+    # Not so many that colours would repeat.
+    shown = np.unique(np.rint(np.linspace(0, len(widths) - 1, 5)).astype(int))
+    for colour, marker, i in zip(COLOURS, MARKERS, shown, strict=False):
         right.errorbar(
             steps,
             scaled[i].mean(axis=0),
             2.576 * scaled[i].std(axis=0, ddof=1) / np.sqrt(count),
-            marker=MARKERS[i % len(MARKERS)],
-            color=COLOURS[i % len(COLOURS)],
+            marker=marker,
+            color=colour,
             linewidth=0.8,
-            label=f"{width:.0f}",
+            label=f"{widths[i]:.0f}",
         )
     right.set(xscale="log", xlabel="steps of gradient descent", ylabel=r"$n\,\times$ distance to linearisation")
     right.set_xticks(steps, [str(step) for step in steps])
