@@ -172,14 +172,14 @@ Command = (
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit status: 0 every verdict as expected, 1 some not, 2 wrong use, 130 interrupted."""
     parse: Callable[..., List | Show | Verify | Figure | Report | Paper | Cite] = tyro.cli
-    command = parse(
-        Command,
-        args=arguments,
-        prog="unmagic",
-        description="Theories of deep learning, compared with finite networks.",
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
     try:
+        command = parse(
+            Command,
+            args=arguments,
+            prog="unmagic",
+            description="Theories of deep learning, compared with finite networks.",
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
         status = command.run()
         sys.stdout.flush()
     except UsageError as error:
