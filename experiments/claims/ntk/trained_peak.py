@@ -85,7 +85,7 @@ SMOKE = Config(
     steps=(6000, 6000),
     ratios=(0.3, 0.43, 0.6, 0.9, 1.2, 1.6, 3.0),
     batches=1,
-    members=32,
+    members=64,
 )
 PAPER = Config(
     examples=(60, 60, 60, 120, 240),
