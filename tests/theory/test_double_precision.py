@@ -45,6 +45,7 @@ X, Y = np.array([0.3, -1.1, 0.7], np.float32), np.array([0.5, 1.5, -0.2], np.flo
 def close(found, expected):
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert one.dtype == jnp.float32
+        # Rounded to single precision once or twice more than what they are compared with, which is in it throughout.
         np.testing.assert_allclose(one, other, rtol=2e-6, atol=2e-6)
 
 
@@ -89,6 +90,7 @@ def test_numbers_keep_their_digits():
 
     x = jnp.ones(2)
     for found in (in_double(shifted, 1e-12, x), jax.jit(lambda a: in_double(shifted, 1e-12, a))(x)):
+        # 1 + 1e-12 in double precision keeps four digits of it; in single precision none would be left.
         np.testing.assert_allclose(found, 1e-12, rtol=1e-3)
     with jax.enable_x64(True):
         assert in_double(lambda a: 2 * a, jnp.ones(2, jnp.float64)).dtype == jnp.float64
@@ -153,10 +155,12 @@ def test_gradients_of_kernels_have_the_digits_of_their_inputs(name, rng):
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert one.dtype == jnp.float32
         found_here, exact_here = np.asarray(one, np.float64), np.asarray(other)
+        # The result is rounded to single precision once (6e-8), the sum over pairs in it a few times more.
         assert np.max(np.abs(found_here - exact_here)) < 5e-7 * np.max(np.abs(exact_here))
 
 
 def test_both_modes_agree_on_kernels(rng):
+    # What is summed here is in single precision: slopes of size 1, of 25 pairs, rounded in another order.
     x, z = (jnp.asarray(near(rng, 4), jnp.float32) for _ in range(2))
     net = MLP(2, "relu", 1.5, 0.1)
     for function in (lambda a: nngp(net, a, z), lambda a: kernels_by_depth(net, a, z).ntk):

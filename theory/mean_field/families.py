@@ -132,12 +132,10 @@ def split(architecture: Family) -> tuple[_Plain, bool]:
     bare = architecture.architecture if isinstance(architecture, StandardBiases) else architecture
     plain = bare.architecture if isinstance(bare, LayerNorm) else bare
     if not isinstance(plain, MLP | Convolutional | Residual):
-        attends = isinstance(plain, Attention)
+        hint = "; where positions attend to one another a pair of them has no map of its own"
         raise ValueError(
             "architecture must be an MLP, Convolutional, Residual, LayerNorm or StandardBiases of one of them, got "
-            f"{type(plain).__name__}"
-            + "; where positions attend to one another a pair of them has no map of its own"
-            * attends
+            f"{type(plain).__name__}{hint if isinstance(plain, Attention) else ''}"
         )
     if isinstance(plain, Convolutional) and plain.padding == "same":
         raise ValueError("padding must be 'circular' or 'valid', got 'same': zeros around make positions unlike")

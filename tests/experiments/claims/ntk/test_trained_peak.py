@@ -1,4 +1,7 @@
-"""The claim on the peak of trained networks: its count of dimensions, what it trains, and that its judge can tell."""
+"""The claim on the peak of trained networks: its count of dimensions, what it trains, and that its judge can tell.
+
+Equalities are exact, and tolerances of 1e-12 the rounding of double precision.
+"""
 
 from dataclasses import replace
 
